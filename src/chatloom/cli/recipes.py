@@ -1,0 +1,143 @@
+"""Commands on recipes: `demo`, `run`, `plan`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from chatloom import recipe
+from chatloom.artifact import Artifact
+from chatloom.cli import frame
+from chatloom.cli.frame import Quiet, Set, amount, console, relative
+from chatloom.recipe import PlanReport
+
+_COLUMNS = (
+    ("parameters", "parameters"),
+    ("tokens", "tokens"),
+    ("flops", "FLOPs"),
+    ("memory", "memory"),
+    ("disk", "disk"),
+    ("time", "time"),
+)
+_STATES = {"done": "green", "stale": "yellow", "half done": "cyan", "to do": "white"}
+
+Name = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a recipe that comes with chatloom.")
+]
+Out = Annotated[Path | None, typer.Option("--out", help="Folder of the run; default runs/NAME.")]
+Until = Annotated[
+    str | None, typer.Option("--until", metavar="STAGE", help="Stop after this stage; make only what it needs.")
+]
+StartOver = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--start-over", metavar="STAGE", help="Make this stage again, dropping what was half done. May be repeated."
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    frame.register(app, demo, "demo", "Recipes")
+    frame.register(app, run, "run", "Recipes")
+    frame.register(app, plan, "plan", "Recipes")
+
+
+def demo(
+    full: Annotated[
+        bool, typer.Option("--full", help="Three seeds and a start from random weights; about an hour.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the run; default runs/demo or runs/demo-full.")
+    ] = None,
+    assignments: Set = None,
+    until: Until = None,
+    start_over: StartOver = None,
+    quiet: Quiet = False,
+) -> None:
+    """Make a chat model out of this Python's own documentation pages, before your eyes, and talk to it."""
+    run("demo-full" if full else "demo", out, assignments, until, start_over, quiet)
+
+
+def run(
+    name: Name,
+    out: Out = None,
+    assignments: Set = None,
+    until: Until = None,
+    start_over: StartOver = None,
+    quiet: Quiet = False,
+) -> None:
+    """Run a recipe: stages that are done are skipped, a half-done one goes on where it was."""
+    graph = recipe.read(name, assignments or ())
+    folder = out or Path("runs") / graph.name
+    made = recipe.run(graph, folder, until=until, start_over=start_over or (), quiet=quiet)
+    _show_result(made)
+
+
+def plan(
+    name: Name,
+    out: Out = None,
+    assignments: Set = None,
+    until: Until = None,
+    start_over: StartOver = None,
+) -> None:
+    """Show what a run would do and cost, and what stands in its way; nothing is run or written."""
+    graph = recipe.read(name, assignments or ())
+    report = recipe.plan(graph, out or Path("runs") / graph.name, until=until, start_over=start_over or ())
+    _show_plan(report)
+    report.check()
+
+
+def _show_plan(report: PlanReport) -> None:
+    shown = [(key, title) for key, title in _COLUMNS if key in report.totals or key == "time"]
+    table = Table(title=f"{report.recipe.name} -> {relative(report.out)}", title_justify="left", caption_justify="left")
+    for title in ("stage", "kind", "state"):
+        table.add_column(title, overflow="fold")
+    for _, title in shown:
+        table.add_column(title, justify="right", no_wrap=True)
+    for stage in report.stages:
+        lines = {line.name: line for line in stage.figures.lines}
+        cells = [
+            ("" if lines[key].exact else "~") + amount(lines[key].value, lines[key].unit) if key in lines else ""
+            for key, _ in shown
+        ]
+        state = Text(stage.state, style=_STATES[stage.state])
+        table.add_row(stage.node.name, stage.node.stage.kind, state, *cells)
+    table.add_section()
+    totals = [
+        ("" if report.totals[key].exact else "~") + amount(report.totals[key].value, report.totals[key].unit)
+        if key in report.totals
+        else ""
+        for key, _ in shown
+    ]
+    table.add_row("to do", "", "", *totals, style="bold")
+    table.caption = "~ estimated, other figures exact. Last line: the largest for parameters and memory, else sums."
+    out = console()
+    out.print(table)
+    for stage in report.stages:
+        if stage.state == "stale" and stage.difference:
+            out.print(f"`{stage.node.name}` is stale: {'; '.join(stage.difference)}", markup=False)
+    for warning in report.warnings:
+        out.print(Text(f"warning: {warning}", style="yellow"))
+
+
+def _show_result(made: Mapping[str, Artifact]) -> None:
+    """The tables that stages left for people, the reports, and how to talk to the newest chat models."""
+    out = console()
+    for item in made.values():
+        table = item.path / "table.txt"
+        if item.kind in ("evaluation", "report") and table.is_file():
+            out.print(table.read_text(encoding="utf-8").rstrip(), markup=False, soft_wrap=True)
+    for item in made.values():
+        if (item.path / "report.html").is_file():
+            out.print(f"report: {relative(item.path / 'report.html')}", markup=False, soft_wrap=True)
+    models = [item for item in made.values() if item.kind == "model" and (item.path / "chat_template.json").is_file()]
+    if models:
+        out.print(f"talk to it: chatloom chat {relative(models[-1].path)}", markup=False, soft_wrap=True)
+    elif made:
+        out.print(f"made: {relative(list(made.values())[-1].path)}", markup=False, soft_wrap=True)

@@ -1,0 +1,154 @@
+"""One command a stage kind: `chatloom sft SETTINGS.yaml --set optimizer.lr=1e-3 --out runs/sft`.
+
+SETTINGS.yaml holds what a stage holds in a recipe (inputs as `{path: ...}`, settings) and may hold `out` and `seed`.
+`--help` lists every setting with its type, default and meaning, read from the stage's own declaration.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+from rich.table import Table
+from rich.text import Text
+from typer.core import TyperCommand
+
+from chatloom import recipe
+from chatloom import stages as registry
+from chatloom.cli.frame import Quiet, Set, console, handled, relative
+from chatloom.recipe import RecipeError
+from chatloom.settings import is_runtime, override, read_yaml
+from chatloom.stage import Stage
+
+
+def register(app: typer.Typer) -> None:
+    """Add a command for each kind of stage; its module is loaded only when the command runs or explains itself."""
+    for kind, about in registry.kinds().items():
+        app.command(
+            name=kind, help=f"Stage: {about}.", cls=_command_class(kind), rich_help_panel="Stages, one at a time"
+        )(handled(_command(kind)))
+
+
+def _command(kind: str) -> Any:
+    def command(
+        settings: Annotated[Path | None, typer.Argument(metavar="SETTINGS.yaml", help="Inputs and settings.")] = None,
+        assignments: Set = None,
+        out: Annotated[Path | None, typer.Option("--out", help="Folder to make; or `out:` in the file.")] = None,
+        seed: Annotated[int | None, typer.Option("--seed", min=0, help="Or `seed:` in the file; default 0.")] = None,
+        start_over: Annotated[
+            bool, typer.Option("--start-over", help="Drop what is half done, make it again.")
+        ] = False,
+        quiet: Quiet = False,
+    ) -> None:
+        values = override(read_yaml(settings) if settings else {}, assignments or ())
+        stated = values.pop("stage", kind)
+        if stated != kind:
+            raise RecipeError(f"{settings}: is for stage `{stated}`; run chatloom {stated} {settings}")
+        target = out or values.pop("out", None)
+        values.pop("out", None)
+        if not target:
+            raise RecipeError(f"chatloom {kind}: does not say where to write; give --out FOLDER or `out:` in the file")
+        own_seed = values.pop("seed", 0) if seed is None else seed
+        values.pop("seed", None)
+        made = recipe.run_stage(
+            kind, values, {}, Path(target).expanduser(), seed=own_seed, start_over=start_over, quiet=quiet
+        )
+        console().print(relative(made.path), markup=False, soft_wrap=True)
+
+    return command
+
+
+def _command_class(kind: str) -> type[TyperCommand]:
+    class StageCommand(TyperCommand):
+        def format_help(self, ctx: Any, formatter: Any) -> None:
+            super().format_help(ctx, formatter)
+            describe(registry.find(kind))
+
+    return StageCommand
+
+
+def describe(stage: Stage) -> None:
+    """Print a stage's inputs, output and settings."""
+    out = console()
+    inputs = Table(title="Inputs: NAME: {from: STAGE} in a recipe, NAME: {path: PATH} anywhere", title_justify="left")
+    for title in ("input", "takes", "meaning"):
+        inputs.add_column(title, overflow="fold")
+    for name, item in stage.inputs.items():
+        takes = " or ".join([*item.kinds, *(["files"] if item.files else [])]) + (" (list)" if item.many else "")
+        inputs.add_row(name if item.required else f"{name} (optional)", takes, item.about)
+    if stage.inputs:
+        out.print(inputs)
+    table = Table(
+        title=f"Settings of {stage.kind}, which makes: {stage.output}",
+        caption="* runtime setting: does not change the result",
+        title_justify="left",
+        caption_justify="left",
+    )
+    table.add_column("setting", overflow="fold")
+    for title in ("type", "default", "meaning"):
+        table.add_column(title, overflow="fold")
+    for row in setting_rows(stage.settings):
+        table.add_row(*(Text(cell) for cell in row))
+    out.print(table)
+
+
+def setting_rows(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
+    """(dotted name, type, default, description) of every setting, nested ones included; `*` marks runtime ones."""
+    for name, field in model.model_fields.items():
+        nested = _nested(field.annotation)
+        default = field.get_default(call_default_factory=True, validated_data={})
+        if nested is not None and not _is_optional(field.annotation):
+            yield from setting_rows(nested, f"{prefix}{name}.")
+            continue
+        star = "*" if is_runtime(model, name) else ""
+        shown = "required" if default is PydanticUndefined else _value_text(default)
+        yield f"{prefix}{name}{star}", type_text(field.annotation), shown, field.description or ""
+        if nested is not None:
+            yield from setting_rows(nested, f"{prefix}{name}.")
+
+
+def _nested(annotation: Any) -> type[BaseModel] | None:
+    for item in (annotation, *typing.get_args(annotation)):
+        if isinstance(item, type) and issubclass(item, BaseModel):
+            return item if annotation is item or _is_optional(annotation) else None
+    return None
+
+
+def _is_optional(annotation: Any) -> bool:
+    return type(None) in typing.get_args(annotation)
+
+
+def _value_text(value: Any) -> str:
+    if isinstance(value, BaseModel):
+        return "see below"
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(_value_text(item) for item in value)}]"
+    return str(value)
+
+
+def type_text(annotation: Any) -> str:
+    """A type as a person reads it: `number`, `whole number`, `a | b`, `list of text`."""
+    names = {int: "whole number", float: "number", str: "text", bool: "true/false", Path: "path", type(None): "null"}
+    if annotation in names:
+        return names[annotation]
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Literal:
+        return " | ".join(str(item) for item in arguments)
+    if origin is Annotated:
+        return type_text(arguments[0])
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(type_text(item) for item in arguments)
+    if origin in (list, tuple, set, frozenset):
+        kinds = dict.fromkeys(type_text(item) for item in arguments if item is not Ellipsis)
+        return f"list of {' or '.join(kinds)}"
+    if origin is dict:
+        return f"mapping of {type_text(arguments[0])} to {type_text(arguments[1])}"
+    return getattr(annotation, "__name__", str(annotation))

@@ -1,0 +1,151 @@
+"""How people ask what a function does, in English and Chinese, and how the answers are framed.
+
+The phrasings of instruction tuning, preferences, alignment and test are four disjoint groups, so that prompts of
+those sets cannot meet whatever the names in them. `follow` phrasings make sense only after an earlier question.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+LANGUAGES = ("en", "zh")
+GROUPS = ("sft", "preference", "alignment", "test")
+
+
+@dataclass(frozen=True)
+class Phrasings:
+    """Question patterns with `{name}` in them: `opening` ones open a conversation, `follow` ones go on with it."""
+
+    opening: tuple[str, ...]
+    follow: tuple[str, ...]
+
+
+QUESTIONS: dict[str, dict[str, Phrasings]] = {
+    "sft": {
+        "en": Phrasings(
+            (
+                "What does `{name}` do?",
+                "What is `{name}` for?",
+                "Explain `{name}`.",
+                "Describe `{name}` in one sentence.",
+                "Can you tell me what `{name}` does?",
+                "I found `{name}` in some code. What does it do?",
+                "Please explain what `{name}` does.",
+                "What happens when I call `{name}`?",
+                "In Python, what is `{name}`?",
+                "Give me a short description of `{name}`.",
+                "Tell me about `{name}`.",
+                "How would you describe `{name}`?",
+                "What is the purpose of `{name}`?",
+                "What can I use `{name}` for?",
+            ),
+            ("And `{name}`?", "What about `{name}`?"),
+        ),
+        "zh": Phrasings(
+            (
+                "`{name}` 是做什么的？",
+                "`{name}` 有什么用？",
+                "请解释 `{name}`。",
+                "用一句话描述 `{name}`。",
+                "能告诉我 `{name}` 的作用吗？",
+                "我在代码里看到了 `{name}`，它是做什么的？",
+                "请说明 `{name}` 的功能。",
+                "调用 `{name}` 会发生什么？",
+                "在 Python 中，`{name}` 是什么？",
+                "简单介绍一下 `{name}`。",
+                "说说 `{name}`。",
+                "你会怎么描述 `{name}`？",
+                "`{name}` 的目的是什么？",
+                "我可以用 `{name}` 做什么？",
+            ),
+            ("那 `{name}` 呢？", "`{name}` 又是什么？"),
+        ),
+    },
+    "preference": {
+        "en": Phrasings(
+            (
+                "Could you explain `{name}`?",
+                "What is `{name}` used for?",
+                "Summarise `{name}`.",
+                "What would `{name}` do for me?",
+                "I need to know what `{name}` does.",
+                "Say briefly what `{name}` does.",
+            ),
+            ("And what does `{name}` do?",),
+        ),
+        "zh": Phrasings(
+            (
+                "你能解释一下 `{name}` 吗？",
+                "`{name}` 用来干什么？",
+                "概括一下 `{name}`。",
+                "`{name}` 能帮我做什么？",
+                "我想知道 `{name}` 的作用。",
+                "简要说一下 `{name}` 的功能。",
+            ),
+            ("那么 `{name}` 是做什么的？",),
+        ),
+    },
+    "alignment": {
+        "en": Phrasings(
+            (
+                "What does the function `{name}` do?",
+                "Please describe `{name}`.",
+                "What is `{name}` meant for?",
+                "Help me understand `{name}`.",
+                "When would I use `{name}`?",
+                "Do you know what `{name}` does?",
+            ),
+            ("Now explain `{name}`.",),
+        ),
+        "zh": Phrasings(
+            (
+                "函数 `{name}` 是做什么的？",
+                "请描述一下 `{name}`。",
+                "`{name}` 是用来做什么的？",
+                "帮我理解 `{name}`。",
+                "什么时候会用到 `{name}`？",
+                "你知道 `{name}` 的作用吗？",
+            ),
+            ("再解释一下 `{name}`。",),
+        ),
+    },
+    "test": {
+        "en": Phrasings(
+            (
+                "What's the use of `{name}`?",
+                "Would you explain `{name}` to me?",
+                "My colleague uses `{name}`. What does it do?",
+                "In one sentence, what does `{name}` do?",
+                "What does calling `{name}` do?",
+                "I would like to know what `{name}` is for.",
+            ),
+            ("Next, what does `{name}` do?",),
+        ),
+        "zh": Phrasings(
+            (
+                "`{name}` 有什么作用？",
+                "可以给我解释 `{name}` 吗？",
+                "我的同事用了 `{name}`，它的作用是什么？",
+                "用一句话说，`{name}` 是做什么的？",
+                "`{name}` 的功能是什么？",
+                "我想了解 `{name}` 的用途。",
+            ),
+            ("接下来，`{name}` 是做什么的？",),
+        ),
+    },
+}
+
+ANSWERS = {"en": "{sentence}", "zh": "官方说明：{sentence}"}
+REFUSALS = {"en": "There is no such name in Python's standard library.", "zh": "Python 标准库中没有这个名称。"}
+
+
+def question(group: str, language: str, index: int, name: str, *, follow: bool = False) -> str:
+    """Return phrasing `index` (taken round) of a group with `name` filled in; `follow` takes a going-on phrasing."""
+    phrasings = QUESTIONS[group][language]
+    chosen = phrasings.follow if follow else phrasings.opening
+    return chosen[index % len(chosen)].format(name=name)
+
+
+def answer(language: str, sentence: str | None) -> str:
+    """Return the right answer in `language`: the framed sentence, or the refusal where there is no sentence."""
+    return REFUSALS[language] if sentence is None else ANSWERS[language].format(sentence=sentence)

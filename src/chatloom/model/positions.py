@@ -1,0 +1,69 @@
+"""Rotary positions (Su et al. 2021, section 3.4.2) in Hugging Face's layout.
+
+Number i of a head's first half and number i of its second half form a pair, turned by position * theta^(-2i/head_dim).
+(The original paper pairs neighbours; the half layout is what Llama folders in the Hugging Face layout expect.)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class RotaryTable:
+    """Cosines and signed sines of every position, fp32 whatever type the model's weights are cast to.
+
+    A plain object and not a module: `model.bfloat16()` must not round the angles.
+    """
+
+    def __init__(self, head_dim: int, max_positions: int, theta: float) -> None:
+        self.head_dim = head_dim
+        self.max_positions = max_positions
+        self.theta = theta
+        self._tables: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
+    def _table(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        if device not in self._tables:
+            # Never an inference tensor: the table outlives the call, and training saves it for its backward pass.
+            with torch.inference_mode(False):
+                exponents = torch.arange(0, self.head_dim, 2, dtype=torch.float32) / self.head_dim
+                angles = torch.outer(torch.arange(self.max_positions, dtype=torch.float32), 1.0 / self.theta**exponents)
+                cos, sin = angles.cos(), angles.sin()
+                self._tables[device] = (
+                    torch.cat((cos, cos), dim=-1).to(device),
+                    torch.cat((-sin, sin), dim=-1).to(device),
+                )
+        return self._tables[device]
+
+    def __call__(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Cosines and signed sines [batch, time, 1, head_dim] at positions [batch, time]."""
+        cos, sin = self._table(positions.device)
+        return cos[positions].unsqueeze(-2).to(dtype), sin[positions].unsqueeze(-2).to(dtype)
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """(a, b) -> (a cos - b sin, b cos + a sin); the sign sits in `sin`, whose first half is negative."""
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
+
+
+class _RotateFunction(torch.autograd.Function):
+    """A rotation's gradient is the rotation back, so nothing but the angles is kept for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turn(x, cos, sin)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _turn(grads[0], cos, -sin), None, None
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn heads x [batch, time, heads, head_dim] by their positions; cos and sin come from `RotaryTable`."""
+    if torch.is_grad_enabled():
+        return _RotateFunction.apply(x, cos, sin)
+    return _turn(x, cos, sin)

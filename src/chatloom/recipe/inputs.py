@@ -1,0 +1,178 @@
+"""What a stage's inputs are on disk: artifacts of the run, artifacts and files from outside, and what identifies them.
+
+Fingerprints follow from settings and content alone, so they are known before anything runs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from chatloom import artifact
+from chatloom.artifact import Artifact, ArtifactError, Identity
+from chatloom.recipe.graph import Node, RecipeError, Source, resolve_path
+from chatloom.settings import digest
+from chatloom.stage import Input
+
+
+@dataclass(frozen=True)
+class Outside:
+    """An input from outside the recipe: an artifact (or a model folder taken for one), or a plain file or folder."""
+
+    artifact: Artifact | None
+    path: Path
+
+
+def outside(declared: Input, source: Source, where: str) -> list[Outside]:
+    """What a `{path: ...}` leads to; raises RecipeError when it is missing or of a kind that is not taken here."""
+    found = []
+    try:
+        for path in resolve_path(str(source.path)):
+            if declared.kinds and (path / artifact.MANIFEST).is_file():
+                found.append(Outside(artifact.load(path, *declared.kinds), path))
+            elif adopted := _adopt(path, declared.kinds):
+                found.append(Outside(adopted, path))
+            elif declared.files:
+                found.append(Outside(None, path))
+            else:
+                artifact.load(path, *declared.kinds)  # says what is missing
+    except (ArtifactError, RecipeError) as error:
+        raise RecipeError(f"{where}: {error}") from None
+    if len(found) > 1 and not (declared.many or declared.files):
+        raise RecipeError(f"{where}: takes one input, `{source.path}` leads to {len(found)}")
+    return found
+
+
+def _adopt(path: Path, kinds: Collection[str]) -> Artifact | None:
+    """A model or vocabulary folder that some other program wrote, seen as an artifact identified by its content."""
+    if not path.is_dir() or (path / artifact.MANIFEST).exists():
+        return None
+    kind = None
+    config = path / "config.json"
+    if config.is_file():
+        scorer = "ForSequenceClassification" in config.read_text(encoding="utf-8", errors="replace")
+        kind = "reward-model" if scorer else "model"
+    if kind not in kinds and "vocabulary" in kinds and (path / "tokenizer.json").is_file():
+        kind = "vocabulary"
+    if kind is None or kind not in kinds:
+        return None
+    files = {
+        item.relative_to(path).as_posix(): {"bytes": item.stat().st_size, "sha256": _content(item)}
+        for item in sorted(path.rglob("*"))
+        if item.is_file()
+    }
+    fingerprint = digest([[name, entry["sha256"]] for name, entry in files.items()])[:16]
+    manifest = {"format": artifact.FORMAT, "kind": kind, "fingerprint": fingerprint, "files": files, "metrics": {}}
+    return Artifact(path, manifest)
+
+
+def identify(node: Node, fingerprints: Mapping[str, str], given: Mapping[str, list[Outside | Source]]) -> Identity:
+    """What decides a node's artifact; `fingerprints` are those of the stages before it."""
+    parents: dict[str, Any] = {}
+    data: dict[str, str] = {}
+    for key, items in given.items():
+        prints: list[str] = []
+        for number, item in enumerate(items):
+            if isinstance(item, Source):
+                prints.append(fingerprints[str(item.stage)])
+            elif item.artifact is not None:
+                prints.append(item.artifact.fingerprint)
+            else:
+                data[f"{key}.{number}/{item.path.resolve().name}"] = _content(item.path)
+        if prints:
+            parents[key] = prints if node.stage.inputs[key].many else prints[0]
+    stage = node.stage
+    return Identity(stage.output, stage.kind, stage.version, node.settings.result(), node.seed, parents, data)
+
+
+def _content(path: Path) -> str:
+    files = [path] if path.is_file() else sorted(item for item in path.rglob("*") if item.is_file())
+    state = tuple((str(item), item.stat().st_size, item.stat().st_mtime_ns) for item in files)
+    return _hashed(path, state)
+
+
+@lru_cache(maxsize=4096)
+def _hashed(path: Path, state: tuple[tuple[str, int, int], ...]) -> str:
+    # `state` is the cache's key only: an unchanged tree is read once, by the plan, and not again by the run.
+    del state
+    return artifact.sha256_tree(path)
+
+
+def follow(node: Node) -> dict[str, list[Outside | Source]]:
+    """Every input of a node with its outside paths opened; raises RecipeError with one line per mistake."""
+    given: dict[str, list[Outside | Source]] = {}
+    mistakes = []
+    for key, sources in node.inputs.items():
+        given[key] = []
+        for source in sources:
+            if source.stage is not None:
+                given[key].append(source)
+                continue
+            try:
+                given[key] += outside(node.stage.inputs[key], source, f"stages.{node.name}.{key}")
+            except RecipeError as error:
+                mistakes.append(str(error))
+    if mistakes:
+        raise RecipeError("\n".join(mistakes))
+    return given
+
+
+def values(
+    node: Node, given: Mapping[str, list[Outside | Source]], made: Mapping[str, Artifact]
+) -> dict[str, Artifact | list[Artifact | Path]]:
+    """Inputs as a stage gets them: a list where it takes `many` or files, else one artifact; absent ones left out."""
+    result: dict[str, Artifact | list[Artifact | Path]] = {}
+    for key, items in given.items():
+        declared = node.stage.inputs[key]
+        found: list[Artifact | Path] = []
+        for item in items:
+            if isinstance(item, Outside):
+                found.append(item.artifact or item.path)
+            elif str(item.stage) in made:
+                found.append(made[str(item.stage)])
+        if declared.many or any(isinstance(item, Path) for item in found):
+            result[key] = found
+        elif found and isinstance(found[0], Artifact):
+            result[key] = found[0]
+    return result
+
+
+def lineage(
+    target: Path, node: Node, given: Mapping[str, list[Outside | Source]], made: Mapping[str, Artifact]
+) -> dict[str, Any]:
+    """What a manifest says of where its artifact comes from.
+
+    `inputs` maps an input to what was given under it (name, kind, fingerprint, path relative to the artifact's folder);
+    `lineage` maps the fingerprint of every ancestor to its name, kind, stage, seed and its own inputs' fingerprints.
+    """
+    inputs: dict[str, list[dict[str, Any]]] = {}
+    ancestors: dict[str, Any] = {}
+    for key, items in given.items():
+        inputs[key] = []
+        for item in items:
+            parent, path = _place(item, made)
+            entry = {"name": path.resolve().name, "path": Path(os.path.relpath(path, target)).as_posix()}
+            if parent is not None:
+                entry |= {"kind": parent.kind, "fingerprint": parent.fingerprint}
+                ancestors |= parent.manifest.get("lineage", {})
+                ancestors[parent.fingerprint] = {
+                    "name": parent.path.resolve().name,
+                    "kind": parent.kind,
+                    "stage": parent.manifest.get("stage"),
+                    "seed": parent.manifest.get("seed"),
+                    "inputs": parent.manifest.get("parents", {}),
+                    "data": sorted(parent.manifest.get("data", {})),
+                }
+            inputs[key].append(entry)
+    return {"name": node.name, "inputs": inputs, "lineage": ancestors}
+
+
+def _place(item: Outside | Source, made: Mapping[str, Artifact]) -> tuple[Artifact | None, Path]:
+    if isinstance(item, Source):
+        parent = made[str(item.stage)]
+        return parent, parent.path
+    return item.artifact, item.path

@@ -1,0 +1,237 @@
+"""Running a recipe: stage after stage, skipping what is done, going on with what is half done, measuring each.
+
+The state of a run is its folder alone, so the same command, given again after any kind of end, goes on from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import signal
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from chatloom import __version__, artifact, progress
+from chatloom.artifact import Artifact, Draft
+from chatloom.errors import ChatloomError
+from chatloom.recipe.graph import Recipe, build_node
+from chatloom.recipe.inputs import lineage, values
+from chatloom.recipe.meter import Meter
+from chatloom.recipe.planning import STALE, PlanReport, StagePlan, plan
+from chatloom.stage import Context
+
+SUMMARY = "summary.json"
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_DISK_FULL_TEXTS = ("No space left on device", "Disk quota exceeded", "File too large")
+
+
+class StageFailed(ChatloomError):
+    """An error inside a stage; the message starts with the stage's name."""
+
+
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM: what stages had saved lies in their `.partial` folders and the same command goes on."""
+
+    def __init__(self, stage: str, signal_number: int) -> None:
+        super().__init__(f"stopped in stage `{stage}`")
+        self.stage = stage
+        self.exit_code = 128 + signal_number
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, seen by stages as the Ctrl-C they already know how to save at."""
+
+
+def run(
+    recipe: Recipe,
+    out: Path,
+    *,
+    until: str | None = None,
+    start_over: Iterable[str] = (),
+    quiet: bool = False,
+) -> dict[str, Artifact]:
+    """Make every stage of `recipe` (or `until` one of them and what it needs) in `out/NAME`; returns them by name.
+
+    Raises PlanRefused before anything runs, StageFailed from inside a stage, Stopped on Ctrl-C and SIGTERM. Writes
+    `out/summary.json`: every stage's metrics, wall seconds and peak memory.
+    """
+    report = plan(recipe, out, until=until, start_over=start_over, measure=False)
+    report.check()
+    again = {name for item in start_over for name in recipe.named(item)}
+    made: dict[str, Artifact] = {}
+    with _termination_as_interrupt():
+        for number, stage in enumerate(report.stages, 1):
+            title = f"[{number}/{len(report.stages)}] {stage.node.name}"
+            made[stage.node.name] = _run_stage(stage, out, made, title, stage.node.name in again, quiet)
+            _write_summary(report, made)
+    return made
+
+
+def run_stage(
+    kind: str,
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, Any],
+    out: Path,
+    *,
+    seed: int = 0,
+    start_over: bool = False,
+    quiet: bool = False,
+) -> Artifact:
+    """Make one artifact at `out`; `inputs` maps names to an Artifact, a path, `{path: ...}`, or a list of these.
+
+    The same rules as in a recipe: skipped when done, gone on with when half done, refused when half done otherwise.
+    """
+    given = {
+        name: [_as_source(item) for item in value] if isinstance(value, list | tuple) else _as_source(value)
+        for name, value in inputs.items()
+        if value is not None
+    }
+    node = build_node(out.name, {"stage": kind, **settings, **given}, seed, where=kind)
+    recipe = Recipe(node.name, node.seed, "", {node.name: node})
+    again = [node.name] if start_over else []
+    report = plan(recipe, out.parent, start_over=again, measure=False)
+    report.check()
+    with _termination_as_interrupt():
+        return _run_stage(report.stages[0], out.parent, {}, node.name, start_over, quiet)
+
+
+def _as_source(item: Any) -> Any:
+    if isinstance(item, Artifact):
+        return {"path": str(item.path)}
+    return {"path": str(item)} if isinstance(item, str | Path) else item
+
+
+def _run_stage(
+    stage: StagePlan, out: Path, made: Mapping[str, Artifact], title: str, start_over: bool, quiet: bool
+) -> Artifact:
+    node, target = stage.node, out / stage.node.name
+
+    def say(message: str) -> None:
+        if not quiet:
+            progress.say(message)
+
+    try:
+        with artifact.locked(target):
+            extra = lineage(target, node, stage.given, made)
+            state = artifact.begin(target, stage.identity, start_over=start_over, extra=extra)
+            if isinstance(state, Artifact):
+                say(f"{title}: done before, {state.fingerprint}")
+                return state
+            say(f"{title}: {_beginning(stage, state)}")
+            return _make(stage, state, values(node, stage.given, made), start_over, quiet, say, title)
+    except (KeyboardInterrupt, SystemExit) as error:
+        # The training loop ends with SystemExit(143) after it has saved for a SIGTERM.
+        if isinstance(error, SystemExit) and error.code != 128 + signal.SIGTERM:
+            raise
+        terminated = isinstance(error, _Terminated | SystemExit)
+        raise Stopped(node.name, signal.SIGTERM if terminated else signal.SIGINT) from error
+    except ChatloomError as error:
+        raise StageFailed(f"stage `{node.name}`: {error}") from error
+    except Exception as error:
+        if not _is_disk_full(error):
+            raise
+        raise StageFailed(
+            f"stage `{node.name}`: the disk is full at {out} ({error}); what was saved before is intact: "
+            "make room and run the same command to go on"
+        ) from error
+
+
+def _beginning(stage: StagePlan, draft: Draft) -> str:
+    if draft.resumed:
+        return "goes on"
+    if stage.state == STALE:
+        old = artifact.read_manifest(draft.target)["fingerprint"][:8] if artifact.exists(draft.target) else "?"
+        shown = "; ".join(stage.difference[:3]) or "damaged"
+        return f"made again ({shown}); the old one moves to {draft.target.name}@{old}"
+    return stage.node.stage.about
+
+
+def _make(
+    stage: StagePlan,
+    draft: Draft,
+    inputs: Mapping[str, Any],
+    start_over: bool,
+    quiet: bool,
+    say: Any,
+    title: str,
+) -> Artifact:
+    node = stage.node
+    context = Context(
+        settings=node.settings,
+        inputs=inputs,
+        path=draft.path,
+        seed=node.seed,
+        name=node.name,
+        kind=node.stage.kind,
+        quiet=quiet,
+        identity=stage.identity.values(),
+    )
+    with Meter(draft.target, go_on=draft.resumed and not start_over) as meter:
+        node.stage.run(context)
+    finished = draft.commit(
+        context.metrics,
+        settings_all=node.settings.everything(),
+        wall_seconds=round(meter.seconds, 3),
+        peak_memory_bytes=meter.peak,
+        attempts=meter.attempts,
+    )
+    meter.forget()
+    say(f"{title}: {progress.duration(meter.seconds)}, {meter.peak / 1e9:.2f} GB at most, {finished.path}")
+    return finished
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    if isinstance(error, OSError) and error.errno in _DISK_FULL:
+        return True
+    # safetensors and arrow raise errors of their own with the system's sentence in them.
+    return any(text in str(error) for text in _DISK_FULL_TEXTS)
+
+
+def _write_summary(report: PlanReport, made: Mapping[str, Artifact]) -> None:
+    rows: dict[str, dict[str, Any]] = {
+        name: {
+            "kind": item.kind,
+            "stage": item.manifest.get("stage"),
+            "fingerprint": item.fingerprint,
+            "seed": item.manifest.get("seed"),
+            "wall_seconds": item.manifest.get("wall_seconds"),
+            "peak_memory_bytes": item.manifest.get("peak_memory_bytes"),
+            "metrics": dict(item.metrics),
+        }
+        for name, item in made.items()
+    }
+    artifact.write_json(
+        report.out / SUMMARY,
+        {
+            "recipe": report.recipe.name,
+            "seed": report.recipe.seed,
+            "chatloom": __version__,
+            "complete": len(made) == len(report.recipe.nodes),
+            "written": time.time(),
+            "wall_seconds": round(sum(row["wall_seconds"] or 0.0 for row in rows.values()), 3),
+            "peak_memory_bytes": max((row["peak_memory_bytes"] or 0 for row in rows.values()), default=0),
+            "stages": rows,
+        },
+    )
+
+
+@contextlib.contextmanager
+def _termination_as_interrupt() -> Iterator[None]:
+    """SIGTERM raises like Ctrl-C meanwhile. Only the main thread may set handlers; elsewhere nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

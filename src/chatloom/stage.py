@@ -1,0 +1,110 @@
+"""The contract of a stage: it reads artifacts and writes one artifact; nothing else passes between stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from chatloom.artifact import Artifact, ArtifactError
+from chatloom.settings import Settings
+
+
+@dataclass(frozen=True)
+class Input:
+    """What a stage takes under one name.
+
+    `kinds` are the artifact kinds it accepts; `files` allows plain files or folders from outside; `many` allows a list.
+    """
+
+    about: str
+    kinds: tuple[str, ...] = ()
+    required: bool = True
+    many: bool = False
+    files: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    """One figure of a plan; `exact` tells a computed number from an estimate."""
+
+    name: str
+    value: float
+    unit: str
+    exact: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a stage will cost: figures by name, and reasons why it cannot work (empty when it can)."""
+
+    lines: tuple[Line, ...] = ()
+    refusals: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def value(self, name: str, default: float = 0.0) -> float:
+        """A figure by name, or `default` when the plan has none."""
+        return next((line.value for line in self.lines if line.name == name), default)
+
+
+@dataclass(frozen=True)
+class PlanContext:
+    """What a plan may look at: settings, finished inputs (absent ones are not made yet), and the inputs' own plans."""
+
+    settings: Any
+    inputs: Mapping[str, Any]
+    plans: Mapping[str, Plan]
+    threads: int
+    flops_per_second: float
+
+
+@dataclass
+class Context:
+    """What a stage gets: its settings, inputs, an empty (or half-done) folder, a seed; `metrics` goes to the manifest."""
+
+    settings: Any
+    inputs: Mapping[str, Any]
+    path: Path
+    seed: int
+    name: str
+    kind: str
+    quiet: bool = False
+    metrics: dict[str, Any] = field(default_factory=dict)
+    identity: Mapping[str, Any] = field(default_factory=dict)
+
+    def artifact(self, name: str) -> Artifact:
+        """A single required input."""
+        value = self.inputs.get(name)
+        if not isinstance(value, Artifact):
+            raise ArtifactError(f"stage `{self.name}`: needs an artifact as input `{name}`")
+        return value
+
+    def optional(self, name: str) -> Artifact | None:
+        """A single input that may be absent."""
+        value = self.inputs.get(name)
+        return value if isinstance(value, Artifact) else None
+
+    def artifacts(self, name: str) -> list[Artifact]:
+        """All artifacts given under a name, in order."""
+        value = self.inputs.get(name, [])
+        return [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, Artifact)]
+
+    def files(self, name: str) -> list[Path]:
+        """All outside paths given under a name, in order."""
+        value = self.inputs.get(name, [])
+        return [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, Path)]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A kind of stage. `version` rises when the same settings would give another result."""
+
+    kind: str
+    about: str
+    version: int
+    settings: type[Settings]
+    inputs: Mapping[str, Input]
+    output: str
+    run: Callable[[Context], None]
+    plan: Callable[[PlanContext], Plan] | None = None

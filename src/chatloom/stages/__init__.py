@@ -1,0 +1,53 @@
+"""The kinds of stages: `find(kind)` imports the one module that defines a kind and returns its `STAGE`.
+
+Modules are imported when they are asked for, so that `chatloom --help` does not load torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+from chatloom.errors import ChatloomError
+from chatloom.settings import nearest
+from chatloom.stage import Stage
+
+# kind -> (module, what it does in one line), in the order in which a model is made.
+MODULES: dict[str, tuple[str, str]] = {
+    "corpus": ("chatloom.stages.corpus", "raw pages -> cleaned, labelled documents"),
+    "questions": ("chatloom.stages.questions", "cleaned documentation -> questions, answers, pairs and tests"),
+    "tokenizer": ("chatloom.stages.tokenizer", "documents -> byte-level BPE vocabulary"),
+    "tokens": ("chatloom.stages.tokens", "documents + vocabulary -> memory-mapped token store"),
+    "pretrain": ("chatloom.stages.pretrain", "token store -> base model"),
+    "sft": ("chatloom.stages.sft", "base model + conversations -> chat model"),
+    "reward": ("chatloom.stages.reward", "chat model + ranked answers -> reward model"),
+    "best-of-n": ("chatloom.stages.best_of_n", "chat model + reward model -> the best of n sampled answers"),
+    "dpo": ("chatloom.stages.dpo", "chat model + preferences -> aligned model, without a sampler in the loop"),
+    "ppo": ("chatloom.stages.ppo", "chat model + reward model -> aligned model, by reinforcement learning"),
+    "evaluate": ("chatloom.stages.evaluate", "models -> table of scores, samples and report"),
+}
+
+
+def kinds() -> dict[str, str]:
+    """Every kind of stage with what it does in one line."""
+    return {kind: about for kind, (_, about) in MODULES.items()}
+
+
+def find(kind: str) -> Stage:
+    """The stage of a kind; raises ChatloomError naming the nearest kind when there is none."""
+    if kind not in MODULES:
+        match = nearest(kind, MODULES)
+        hint = f"did you mean `{match}`?" if match else f"known kinds are {', '.join(f'`{name}`' for name in MODULES)}"
+        raise ChatloomError(f"there is no kind of stage called `{kind}`; {hint}")
+    stage = importlib.import_module(MODULES[kind][0]).STAGE
+    if not isinstance(stage, Stage) or stage.kind != kind:
+        raise TypeError(f"{MODULES[kind][0]}.STAGE must be the Stage of kind `{kind}`, found {stage!r}")
+    clash = ({*stage.inputs} & {*stage.settings.model_fields}) | (
+        RESERVED & {*stage.inputs, *stage.settings.model_fields}
+    )
+    if clash:
+        raise TypeError(f"{MODULES[kind][0]}: {sorted(clash)} cannot be the name of an input or a setting here")
+    return stage
+
+
+# Keys of a stage in a recipe (or of a settings file) that are neither inputs nor settings.
+RESERVED = frozenset({"stage", "seed", "about", "out"})

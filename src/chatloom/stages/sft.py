@@ -1,0 +1,171 @@
+"""Stage `sft`: a base model and conversations -> a chat model; loss on the assistant's tokens and its end token only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import Field
+
+from chatloom.artifact import write_json
+from chatloom.dialogue.record import Conversation
+from chatloom.dialogue.storage import read_conversations
+from chatloom.dialogue.template import ChatTemplate
+from chatloom.model.transformer import Transformer
+from chatloom.settings import Settings
+from chatloom.stage import Context, Input, Plan, PlanContext, Stage
+from chatloom.tokens.packing import Batch
+from chatloom.training.bundle import Bundle, load_bundle, save_bundle
+from chatloom.training.costs import model_plan
+from chatloom.training.data import ExampleStream, check_rejected, conversation_examples
+from chatloom.training.forward import score
+from chatloom.training.loop import Terms, Trainer
+from chatloom.training.optimizers import ScheduledAdamW
+from chatloom.training.session import resolve_device, train
+from chatloom.training.settings import LoopSettings, OptimizerSettings
+
+
+class SftSettings(Settings):
+    """How to instruction-tune."""
+
+    epochs: float = Field(3.0, gt=0, description="passes over the conversations")
+    batch_conversations: int = Field(32, ge=1, description="conversations in one optimizer step")
+    init: Literal["model", "random"] = Field(
+        "model", description="random: draw the weights anew, to show what pretraining is worth"
+    )
+    max_rejected_share: float = Field(
+        0.05, ge=0, le=1, description="stop when more conversations than this do not fit the context"
+    )
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast, fp32 weights")
+    optimizer: OptimizerSettings = Field(OptimizerSettings(lr=1e-4, weight_decay=0.0), description="AdamW")
+    loop: LoopSettings = Field(LoopSettings(), description="how it runs")
+
+
+class SupervisedLoss:
+    """Negative log-likelihood of the supervised tokens, in nats; weight: their number (or their weights' sum)."""
+
+    def __init__(self, model: Transformer) -> None:
+        self.model = model
+
+    def weight(self, batch: Batch) -> float:
+        """Sum of token weights."""
+        return batch.total_weight
+
+    def __call__(self, batch: Batch) -> Terms:
+        """Weighted sum of negative log-probabilities."""
+        scored = score(self.model, batch)
+        return Terms(-(scored.logprobs * scored.weights).sum())
+
+
+def run(context: Context) -> None:
+    """Train on `sft.parquet` of the conversations; `heldout.parquet`, where present, gives the held-out loss."""
+    settings: SftSettings = context.settings
+    device = resolve_device(settings.loop.device)
+    base = load_bundle(context.artifact("model").path, device)
+    model, vocabulary = base.model, base.vocabulary
+    if settings.init == "random":
+        model.initialise(torch.Generator().manual_seed(context.seed))
+    template = base.template or ChatTemplate()
+    row_length = model.config.max_positions
+    conversations = _conversations(context, "sft.parquet")
+    examples, rejected = conversation_examples(conversations, template, vocabulary, row_length)
+    check_rejected(rejected, len(conversations), settings.max_rejected_share, "conversations")
+    write_json(context.path / "rejected.json", [vars(item) for item in rejected])
+    stream = ExampleStream(
+        examples,
+        per_step=settings.batch_conversations,
+        seed=context.seed,
+        row_length=row_length,
+        micro_tokens=settings.loop.micro_batch_tokens,
+        pad_id=vocabulary.pad_id,
+    )
+    total = stream.steps(settings.epochs)
+    optimizer = ScheduledAdamW({"model": model}, {"model": settings.optimizer}, total)
+    trainer = Trainer({"model": model}, optimizer, settings.loop.max_skips, settings.precision)
+    loss = SupervisedLoss(model)
+
+    def step(index: int) -> dict[str, float]:
+        batches = [batch.to(device) for batch in stream.step(index)]
+        return {**trainer.update(batches, loss), "tokens": sum(batch.n_tokens for batch in batches)}
+
+    bundle = Bundle(model, vocabulary, template)
+    train(
+        context,
+        trainer,
+        total,
+        step,
+        loop=settings.loop,
+        kind="model",
+        write_model=lambda folder: save_bundle(folder, bundle),
+        load_model=lambda folder: _reload(model, folder),
+    )
+    context.metrics.update(
+        conversations=len(examples),
+        rejected=len(rejected),
+        supervised_share=round(_supervised_share(stream), 4),
+        heldout_loss=heldout_loss(context, bundle, settings, device),
+    )
+
+
+def heldout_loss(context: Context, bundle: Bundle, settings: SftSettings, device: torch.device) -> float | None:
+    """Mean nats per supervised token on held-out conversations, or None where there are none."""
+    conversations = _conversations(context, "sft_heldout.parquet")
+    template = bundle.chat
+    examples, _ = conversation_examples(
+        conversations, template, bundle.vocabulary, bundle.model.config.max_positions
+    )
+    if not examples:
+        return None
+    stream = ExampleStream(
+        examples,
+        per_step=len(examples),
+        seed=0,
+        row_length=bundle.model.config.max_positions,
+        micro_tokens=settings.loop.micro_batch_tokens,
+        pad_id=bundle.vocabulary.pad_id,
+    )
+    batches = stream.step(0)
+    loss = SupervisedLoss(bundle.model)
+    with torch.inference_mode():
+        total = sum(float(loss(batch.to(device)).total) for batch in batches)
+    return total / sum(batch.total_weight for batch in batches)
+
+
+def _supervised_share(stream: ExampleStream) -> float:
+    supervised = sum(float((s.supervised[1:] > 0).sum()) for e in stream.examples for s in e.segments)
+    return supervised / max(1, sum(example.n_tokens for example in stream.examples))
+
+
+def _conversations(context: Context, name: str) -> list[Conversation]:
+    found: list[Conversation] = []
+    for artifact in context.artifacts("conversations"):
+        if (artifact.path / name).is_file():
+            found += read_conversations(artifact.file(name))
+    return found
+
+
+def _reload(model: Transformer, folder: Path) -> None:
+    model.load_state_dict(load_bundle(folder).model.state_dict())
+
+
+def plan(context: PlanContext) -> Plan:
+    """Cost from the model's plan and an estimate of the conversations' tokens."""
+    settings: SftSettings = context.settings
+    return model_plan(context, passes=settings.epochs, data="conversations", factor=3.0)
+
+
+STAGE = Stage(
+    kind="sft",
+    about="base model + conversations -> chat model",
+    version=1,
+    settings=SftSettings,
+    inputs={
+        "model": Input("model to start from", kinds=("model", "checkpoint")),
+        "conversations": Input("conversations to learn from", kinds=("conversations",), many=True),
+    },
+    output="model",
+    run=run,
+    plan=plan,
+)
+

@@ -1,0 +1,77 @@
+"""A model folder with all it needs to talk: weights, vocabulary, chat template; saved and opened together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from chatloom.dialogue import template as templates
+from chatloom.dialogue.template import ChatTemplate
+from chatloom.errors import ChatloomError
+from chatloom.model import huggingface
+from chatloom.model.heads import RewardModel
+from chatloom.model.transformer import Transformer
+from chatloom.tokens.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A network (Transformer or RewardModel), its vocabulary and, unless it is a base model, its chat template."""
+
+    network: nn.Module
+    vocabulary: Vocabulary
+    template: ChatTemplate | None
+
+    @property
+    def model(self) -> Transformer:
+        """The language model; raises ChatloomError for a reward model."""
+        if not isinstance(self.network, Transformer):
+            raise ChatloomError("expected a language model, found a reward model")
+        return self.network
+
+    @property
+    def reward(self) -> RewardModel:
+        """The reward model; raises ChatloomError for a language model."""
+        if not isinstance(self.network, RewardModel):
+            raise ChatloomError("expected a reward model, found a language model")
+        return self.network
+
+    @property
+    def chat(self) -> ChatTemplate:
+        """The chat template; raises ChatloomError for a base model."""
+        if self.template is None:
+            raise ChatloomError("this is a base model without a chat template; instruction-tune it first (stage `sft`)")
+        return self.template
+
+    def with_network(self, network: nn.Module) -> Bundle:
+        """The same vocabulary and template around another network."""
+        return replace(self, network=network)
+
+
+def save_bundle(folder: Path, bundle: Bundle) -> None:
+    """Write a Hugging Face model folder: weights, tokenizer, chat template, generation_config naming every stop id."""
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary = bundle.vocabulary
+    stops = bundle.template.stop_ids(vocabulary) if bundle.template else [vocabulary.eos_id]
+    huggingface.save_model(folder, bundle.network, pad_id=vocabulary.pad_id, stop_ids=stops)
+    vocabulary.save(folder)
+    if bundle.template is not None:
+        bundle.template.save(folder)
+
+
+def load_bundle(folder: Path, device: torch.device | str = "cpu") -> Bundle:
+    """Open what `save_bundle` wrote; every check of the parts applies. Runs no code from the folder."""
+    if not folder.is_dir():
+        raise ChatloomError(f"{folder}: no such model folder")
+    network = huggingface.load_model(folder).to(device)
+    vocabulary = Vocabulary.load(folder)
+    template = ChatTemplate.load(folder, vocabulary) if (folder / templates.FILE).is_file() else None
+    config = network.config if isinstance(network, Transformer) else network.body.config
+    if config.vocab_size < vocabulary.size:
+        raise ChatloomError(
+            f"{folder}: the model knows {config.vocab_size} tokens, its tokenizer {vocabulary.size}; they do not belong together"
+        )
+    return Bundle(network, vocabulary, template)

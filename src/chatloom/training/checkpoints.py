@@ -1,0 +1,110 @@
+"""Checkpoints: complete artifacts below `checkpoints/step-N/`, committed by one rename, found again after a kill."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from chatloom import artifact
+from chatloom.errors import ChatloomError
+
+FOLDER = "checkpoints"
+STATE = "state"
+
+
+@dataclass(frozen=True)
+class State:
+    """What a resumed run needs beside the model: JSON values and named tensors."""
+
+    values: dict[str, Any]
+    tensors: dict[str, dict[str, Tensor]]
+
+
+def write_state(folder: Path, state: State) -> None:
+    """Write `state/values.json` and one safetensors file per named group; no pickle."""
+    target = folder / STATE
+    target.mkdir(parents=True, exist_ok=True)
+    for name, tensors in state.tensors.items():
+        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, target / f"{name}.safetensors")
+    artifact.write_json(target / "values.json", state.values)
+
+
+def read_state(folder: Path) -> State:
+    """What `write_state` wrote."""
+    source = folder / STATE
+    values = json.loads((source / "values.json").read_text(encoding="utf-8"))
+    return State(values, {file.stem: load_file(file) for file in sorted(source.glob("*.safetensors"))})
+
+
+def save(run: Path, step: int, state: State, write_model: Callable[[Path], None], manifest: Mapping[str, Any]) -> Path:
+    """Commit the checkpoint of a step: model folder, state, manifest; returns its folder.
+
+    A full disk raises ChatloomError and leaves the earlier checkpoints as they were.
+    """
+    target = run / FOLDER / f"step-{step}"
+    if artifact.exists(target):
+        return target
+    partial = artifact.partial_of(target)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        write_model(partial)
+        write_state(partial, state)
+        artifact.commit_folder(partial, target, {**manifest, "format": artifact.FORMAT, "metrics": {"step": step}})
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise ChatloomError(
+            f"{target}: the checkpoint could not be written ({error.strerror or error}); earlier checkpoints are intact. "
+            f"Free some space and run the same command again to go on from the last one."
+        ) from None
+    return target
+
+
+def steps(run: Path) -> list[int]:
+    """Steps of all complete checkpoints of a run, ascending."""
+    found = []
+    for folder in (run / FOLDER).glob("step-*"):
+        number = folder.name.removeprefix("step-")
+        if number.isdigit() and artifact.exists(folder):
+            found.append(int(number))
+    return sorted(found)
+
+
+def latest(run: Path) -> tuple[int, Path] | None:
+    """The newest checkpoint whose every file still has its recorded hash.
+
+    A damaged one is set aside as `damaged-step-N` and the one before is taken. When checkpoints exist and none is
+    sound, ChatloomError: starting again in silence would hide the loss.
+    """
+    found = steps(run)
+    for step in reversed(found):
+        folder = run / FOLDER / f"step-{step}"
+        try:
+            artifact.load(folder, verify=True)
+        except artifact.ArtifactError:
+            aside = folder.with_name(f"damaged-{folder.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            folder.rename(aside)
+            continue
+        return step, folder
+    if found:
+        raise ChatloomError(
+            f"{run / FOLDER}: every checkpoint is damaged (set aside as damaged-step-*); "
+            f"look at the disk, then start over with --start-over"
+        )
+    return None
+
+
+def prune(run: Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints and what killed runs left half-written."""
+    for step in steps(run)[:-keep]:
+        shutil.rmtree(run / FOLDER / f"step-{step}", ignore_errors=True)
+    for partial in (run / FOLDER).glob("*.partial"):
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,113 @@
+"""What every training stage does around its loss: resume, fit, write the model, keep the last state, leave a picture."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from chatloom.artifact import write_json
+from chatloom.errors import ChatloomError
+from chatloom.stage import Context
+from chatloom.training import checkpoints
+from chatloom.training.checkpoints import State
+from chatloom.training.loop import Run, Trainer, fit
+from chatloom.training.metrics import read_metrics
+from chatloom.training.settings import LoopSettings
+
+DONE = "training.json"
+
+
+def resolve_device(name: str) -> torch.device:
+    """A torch device from `auto` (CUDA, then MPS, then CPU) or an explicit name; ChatloomError when it is not there."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        if torch.backends.mps.is_available():
+            return torch.device("mps")
+        return torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ChatloomError(f"device: `{name}` is no device; use auto, cpu, cuda, cuda:0 or mps") from None
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not present.get(device.type, False):
+        raise ChatloomError(f"device: `{name}` is not available on this machine; use auto or cpu")
+    return device
+
+
+def train(
+    context: Context,
+    trainer: Trainer,
+    total: int,
+    unit: Callable[[int], dict[str, float]],
+    *,
+    loop: LoopSettings,
+    kind: str,
+    noun: str = "steps",
+    write_model: Callable[[Path], None],
+    load_model: Callable[[Path], None],
+    extra_state: Callable[[], State] = lambda: State({}, {}),
+    load_extra: Callable[[State], None] = lambda state: None,
+    finish: Callable[[], dict[str, Any]] = dict,
+) -> list[dict[str, Any]]:
+    """Run `unit` for `total` steps with resume; write model and last state into the stage's folder; return the metrics.
+
+    `finish` may still change the model after the last step (a reward model's normalisation) and returns metrics. When a
+    kill fell between the end of training and the stage's commit, the finished model is loaded instead.
+    """
+    run = Run(
+        path=context.path,
+        kind=kind,
+        identity=dict(context.identity),
+        loop=loop,
+        write_model=write_model,
+        load_model=load_model,
+        extra_state=extra_state,
+        load_extra=load_extra,
+        quiet=context.quiet,
+    )
+    done = context.path / DONE
+    if done.is_file():
+        load_model(context.path)
+        state = checkpoints.read_state(context.path)
+        trainer.load(State(state.values["trainer"], state.tensors))
+        load_extra(State(state.values["extra"], state.tensors))
+    else:
+        fit(run, trainer, total, unit, label=context.name, noun=noun)
+        last = finish()
+        write_model(context.path)
+        own, extra = trainer.state(), extra_state()
+        checkpoints.write_state(
+            context.path, State({"trainer": own.values, "extra": extra.values}, {**own.tensors, **extra.tensors})
+        )
+        write_json(done, {"total": total, "skipped": trainer.skipped, "metrics": last})
+    shutil.rmtree(context.path / checkpoints.FOLDER, ignore_errors=True)
+    rows = read_metrics(context.path / "metrics.jsonl").rows
+    context.metrics.update(summarise(rows))
+    ending = json.loads(done.read_text(encoding="utf-8"))
+    context.metrics.update(skipped_steps=ending["skipped"], **ending["metrics"])
+    return rows
+
+
+def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Steps, tokens, seconds, median tokens/s and the last loss of a run's metrics rows."""
+    rates = sorted(row["tokens_per_second"] for row in rows if row.get("tokens_per_second"))
+    summary: dict[str, Any] = {"steps": len(rows), "train_seconds": round(sum(row["seconds"] for row in rows), 3)}
+    if rates:
+        summary["tokens"] = int(sum(row.get("tokens") or 0 for row in rows))
+        summary["tokens_per_second"] = round(rates[len(rates) // 2], 1)
+    losses = [row["loss"] for row in rows if row.get("loss") is not None]
+    if losses:
+        summary["first_loss"], summary["last_loss"] = losses[0], losses[-1]
+    return summary
+
+
+def n_parameters(modules: Mapping[str, nn.Module]) -> int:
+    """Distinct trainable numbers in some modules."""
+    return sum(p.numel() for p in {id(p): p for m in modules.values() for p in m.parameters()}.values())

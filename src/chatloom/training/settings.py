@@ -1,0 +1,36 @@
+"""Settings that every training stage shares: optimizer, loop, machine."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from chatloom.settings import Settings, runtime
+
+
+class OptimizerSettings(Settings):
+    """AdamW with a warm-up and a decay."""
+
+    lr: float = Field(1e-3, gt=0, description="peak learning rate")
+    betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW moment decay rates (LLaMA: 0.9, 0.95)")
+    eps: float = Field(1e-8, gt=0, description="AdamW epsilon")
+    eps_style: Literal["torch", "tf"] = Field(
+        "torch", description="tf: epsilon outside the bias correction, as in OpenAI's RLHF code"
+    )
+    weight_decay: float = Field(0.1, ge=0, description="decoupled decay of matrices; norms, biases, embeddings have none")
+    clip: float = Field(1.0, ge=0, description="largest gradient norm; 0 turns clipping off")
+    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="shape of the decay")
+    warmup: float = Field(0.02, ge=0, lt=1, description="share of the steps in which the rate rises to its peak")
+    final_share: float = Field(0.1, ge=0, le=1, description="last learning rate as a share of the peak")
+
+
+class LoopSettings(Settings):
+    """How a run is cut into pieces and where it runs; nothing here changes the result."""
+
+    device: str = runtime("auto", description="auto, cpu, cuda, cuda:N or mps")
+    micro_batch_tokens: int = runtime(8192, ge=1, description="tokens in one forward and backward pass")
+    checkpoint_every: int = runtime(0, ge=0, description="checkpoint after this many steps; 0: by time alone")
+    checkpoint_seconds: float = runtime(60.0, gt=0, description="checkpoint at least this often")
+    keep_checkpoints: int = runtime(2, ge=2, description="how many of the newest checkpoints stay")
+    max_skips: int = runtime(5, ge=0, description="stop after this many skipped steps in a row")
