@@ -18,8 +18,8 @@ def main() -> int:
     """Exit code of pytest; the page is written whatever it is."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-m", "soak", "--timeout=3600", f"--junitxml={report}", *sys.argv[1:]]
-        code = subprocess.run(command, cwd=ROOT, check=False).returncode
+        command = [sys.executable, "-m", "pytest", "-m", "soak", "--timeout=3600", f"--junitxml={report}"]
+        code = subprocess.run([*command, *sys.argv[1:]], cwd=ROOT, check=False).returncode
         if not report.is_file():
             print("error: pytest wrote no report; docs/soak.md stays as it was", file=sys.stderr)
             return code or 1
@@ -50,15 +50,21 @@ def page(cases: list[ElementTree.Element]) -> str:
         "",
         "| promise | result | seconds |",
         "|---|---|---|",
-        *(f"| {name.removeprefix('test_').replace('_', ' ')} | {result} | {seconds:.1f} |" for name, result, seconds in rows),
+        *(f"| {promise(name)} | {result} | {seconds:.1f} |" for name, result, seconds in rows),
     ]
     return "\n".join(lines) + "\n"
+
+
+def promise(name: str) -> str:
+    """A test's name as the sentence it is."""
+    return name.removeprefix("test_").replace("_", " ")
 
 
 def outcome(case: ElementTree.Element) -> str:
     """`passed`, `failed`, `error` or `skipped`."""
     found = {child.tag: child for child in case}
-    return next((name for name in ("error", "failure", "skipped") if name in found), "passed").replace("failure", "failed")
+    words = {"error": "error", "failure": "failed", "skipped": "skipped"}
+    return next((word for tag, word in words.items() if tag in found), "passed")
 
 
 if __name__ == "__main__":

@@ -12,8 +12,11 @@ from chatloom.corpus.pydoc_pages import render
 from chatloom.dialogue.documentation import DocumentationSettings, Sets, write_sets
 from chatloom.tokens.vocabulary import Vocabulary
 
-MODULES = tuple(
-    ["abc", "argparse", "array", "base64", "bisect", "calendar", "collections", "colorsys", "configparser", "contextlib", "copy", "csv", "datetime", "difflib", "fnmatch", "functools", "getpass", "glob", "gzip", "hashlib", "heapq", "html", "inspect", "io", "ipaddress", "itertools", "json", "keyword", "linecache", "locale", "math", "mimetypes", "operator", "os", "pathlib", "platform", "plistlib", "posixpath", "pprint", "queue", "random", "secrets", "shlex", "shutil", "statistics", "string", "subprocess", "tempfile", "textwrap", "threading", "time", "uuid", "weakref", "zipfile", "zlib"]
+MODULES = (
+    "abc argparse array base64 bisect calendar collections colorsys configparser contextlib copy csv datetime difflib "
+    "fnmatch functools getpass glob gzip hashlib heapq html inspect io ipaddress itertools json keyword linecache "
+    "locale math mimetypes operator os pathlib platform plistlib posixpath pprint queue random secrets shlex shutil "
+    "statistics string subprocess tempfile textwrap threading time uuid weakref zipfile zlib"
 )
 
 
@@ -37,7 +40,7 @@ def vocabulary() -> Vocabulary:
 @pytest.fixture(scope="session")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> list[Page]:
     folder = tmp_path_factory.mktemp("pydoc")
-    render(folder, MODULES)
+    render(folder, tuple(MODULES.split(" ")))
     return [Page(f"pydoc/{file.name}", extract(file.read_bytes(), "blocks").text) for file in _html(folder)]
 
 
@@ -46,7 +49,7 @@ def _html(folder: Path) -> list[Path]:
 
 
 SETTINGS = DocumentationSettings(
-    n_facts=80, heldout_facts=12, test_invented=40, test_multi_turn=20, questions_per_fact=6, pairs_per_fact=6, seed=3
+    n_facts=80, heldout_facts=12, test_invented=40, test_multi_turn=20, questions_per_fact=5, pairs_per_fact=6, seed=3
 )
 
 

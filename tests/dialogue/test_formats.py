@@ -244,6 +244,13 @@ def test_a_pair_without_a_preference_is_set_aside(tmp_path: Path, record: dict[s
     assert [(bad.line, reason in bad.reason) for bad in reading.quarantined] == [(1, True)]
 
 
+def test_transcripts_that_answer_different_prompts_are_set_aside(tmp_path: Path) -> None:
+    good = {"chosen": "\n\nHuman: q\n\nAssistant: +", "rejected": "\n\nHuman: q\n\nAssistant: -"}
+    other = {**good, "rejected": "\n\nHuman: other\n\nAssistant: -"}
+    reading = read_preferences(save(tmp_path, *[good] * 30, other))
+    assert [(bad.line, "different prompts" in bad.reason) for bad in reading.quarantined] == [(31, True)]
+
+
 def test_too_many_bad_records_stop_the_reading(tmp_path: Path) -> None:
     path = save(tmp_path, *[GOOD] * 9, {"messages": [{"role": U, "content": "q"}]})
     with pytest.raises(DialogueError, match=r"10.0% of the file and at most 5.0% may be bad"):
@@ -253,7 +260,7 @@ def test_too_many_bad_records_stop_the_reading(tmp_path: Path) -> None:
 
 def test_a_file_without_one_good_record_is_refused_at_any_share(tmp_path: Path) -> None:
     path = save(tmp_path, {"messages": [{"role": U, "content": "q"}]})
-    with pytest.raises(DialogueError, match="100.0%"):
+    with pytest.raises(DialogueError, match=r"100.0%"):
         read_conversations(path, max_bad_share=1.0)
     path.write_bytes(b"{]\n")
     with pytest.raises(DialogueError, match=r"no readable record.*data\.jsonl:1"):

@@ -35,14 +35,14 @@ def test_probabilities_sum_to_one_after_seen_unseen_and_empty_contexts(order: in
 
 
 def test_the_unigram_equals_the_formula_by_hand() -> None:
-    # counts 3, 2, 1 of 6; one seen once, one twice: D = 1 / (1 + 2); uniform share D * 3 kinds / 6 / 4 ids
+    # counts 3, 2, 1; one seen once, one twice: D = 1 / (1 + 2); uniform share D * 3 kinds / 6 / 4 ids
     model = NgramModel.fit([[0, 0, 0, 1], [1, 2]], 4, order=1)
     uniform = (1 / 3) * 3 / 6 / 4
     assert model.distribution([]) == pytest.approx([(c - 1 / 3) / 6 + uniform for c in (3, 2, 1)] + [uniform])
 
 
 def test_the_bigram_backs_off_to_how_many_contexts_a_token_completes() -> None:
-    # "1" follows only "0" though often; "3" follows 0, 1 and 2. After an unknown context 3 is the likelier (Kneser-Ney).
+    # "1" follows only "0" though often; "3" follows 0, 1 and 2. After an unknown context 3 is likelier (Kneser-Ney).
     model = NgramModel.fit([[0, 1], [0, 1], [0, 1], [0, 1], [0, 3], [2, 3], [1, 3]], 6, order=2)
     unseen = model.distribution([5])
     assert unseen[3] > unseen[1]
@@ -95,3 +95,34 @@ def test_ids_that_cannot_be_counted_are_refused() -> None:
         NgramModel.fit([[], []], 10)
     with pytest.raises(EvaluationError, match="order"):
         NgramModel.fit([[1]], 10**7, order=3)
+
+
+def slow_kneser_ney(documents: list[list[int]], vocab: int, context: tuple[int, int], word: int) -> float:
+    """The formula of the module's docstring for order 3, written out with dictionaries; -1 stands before the start."""
+    raw = [tuple(([-1, -1, *document])[i : i + 3]) for document in documents for i in range(len(document))]
+    three = {gram: raw.count(gram) for gram in set(raw)}
+    two = {
+        gram: sum(three[g] if gram[0] == -1 else 1 for g in three if g[1:] == gram) for gram in {g[1:] for g in three}
+    }
+    one = {gram: sum(1 for g in two if g[1:] == gram) for gram in {g[1:] for g in two}}
+
+    def discount(counts: dict[tuple[int, ...], int]) -> float:
+        once, twice = (sum(c == k for c in counts.values()) for k in (1, 2))
+        return min(0.95, max(0.05, once / (once + 2 * twice))) if once + twice else 0.5
+
+    result = 1 / vocab
+    for counts, history in ((one, ()), (two, context[1:]), (three, context)):
+        after = {gram: count for gram, count in counts.items() if gram[:-1] == history}
+        if after:
+            total, d = sum(after.values()), discount(counts)
+            result = max(after.get((*history, word), 0) - d, 0) / total + d * len(after) / total * result
+    return result
+
+
+def test_the_trigram_equals_a_slow_implementation_of_the_same_formula() -> None:
+    documents = [list(markov_text(60, 7, seed)) for seed in range(3)] + [[1], [2, 2]]
+    model = NgramModel.fit(documents, 8, order=3)
+    for context in ((0, 1), (3, 3), (-1, -1), (-1, 0), (7, 7), (1, 7)):
+        history = [token for token in context if token >= 0]
+        expected = [slow_kneser_ney(documents, 8, context, word) for word in range(8)]
+        assert model.distribution(history) == pytest.approx(expected, abs=1e-12)

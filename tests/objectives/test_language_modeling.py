@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from chatloom.objectives.language_modeling import language_model_loss, weighted_nll
 from chatloom.objectives.logprobs import token_logprobs
+from chatloom.tokens.packing import Batch, Segment, micro_batches, pack
 
 
 def example(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, ...]:
@@ -99,3 +101,47 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
     h, w, t, weights = example()
     with pytest.raises(ValueError, match="one weight a position"):
         language_model_loss(h, w, t, weights[:-1])
+
+
+@pytest.mark.parametrize("row_length", [12, 40])
+def test_loss_and_gradient_of_a_step_do_not_depend_on_packing_micro_batches_or_order(row_length: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    table = torch.randn(50, 8, generator=generator, dtype=torch.float64)  # stands for a model that sees one token
+    unembedding = torch.randn(50, 8, generator=generator, dtype=torch.float64)
+    draw = np.random.default_rng(0)
+    segments = [
+        Segment(draw.integers(1, 50, n), draw.integers(0, 3, n).astype(float), group=i // 2)
+        for i, n in enumerate(draw.integers(1, 12, 24))
+    ]
+
+    def step(batches: list[Batch]) -> list[torch.Tensor]:
+        inputs = [table.clone().requires_grad_(), unembedding.clone().requires_grad_()]
+        weight = sum(batch.total_weight for batch in batches)
+        total = 0.0
+        for batch in batches:
+            hidden = inputs[0][batch.tokens].flatten(0, 1)
+            loss = language_model_loss(hidden, inputs[1], batch.targets.flatten(), batch.weights.double().flatten())
+            (loss.total / weight).backward()
+            total += loss.total.detach() / weight
+        return [total, inputs[0].grad, inputs[1].grad]
+
+    expected = step([pack(segments, 300, 0)])
+    layouts = [
+        micro_batches(segments, row_length * 8, row_length, 0),
+        micro_batches(segments[::-1], row_length * 8, row_length, 0),
+        [pack([segment], row_length, 0, trim=False) for segment in segments],
+    ]
+    assert len({len(layout) for layout in layouts}) > 1
+    for layout in layouts:
+        for mine, theirs in zip(step(layout), expected, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-12)
+
+
+def test_a_mean_of_means_would_be_wrong_and_is_not_what_comes_out() -> None:
+    # 10 tokens at 1.0 nats and 100 tokens at 0.1 nats: 20 nats over 110 tokens, not (1.0 + 0.1) / 2
+    parts = [
+        weighted_nll(torch.full((10,), -1.0), torch.ones(10)),
+        weighted_nll(torch.full((100,), -0.1), torch.ones(100)),
+    ]
+    mean = sum(part.total for part in parts) / sum(part.weight for part in parts)
+    assert float(mean) == pytest.approx(20 / 110)

@@ -7,7 +7,13 @@ import math
 import pytest
 import torch
 
-from chatloom.objectives.ranking import k_wise_loss, pairwise_loss, pairwise_value_at_equal_scores, ranked_right
+from chatloom.objectives.ranking import (
+    k_wise_loss,
+    ordered_pairs,
+    pairwise_loss,
+    pairwise_value_at_equal_scores,
+    ranked_right,
+)
 
 
 @pytest.mark.parametrize(("margin", "smoothing"), [(0.0, 0.0), (0.0, 0.2), (1.5, 0.0), (0.7, 0.1)])
@@ -38,6 +44,16 @@ def test_k_wise_with_two_answers_is_the_pairwise_loss() -> None:
     losses, pairs = k_wise_loss(scores, ranks, groups)
     torch.testing.assert_close(losses, pairwise_loss(chosen, rejected))
     assert pairs.tolist() == [1.0] * 6
+    margin = torch.rand(6, dtype=torch.float64)
+    options = {"label_smoothing": 0.1, "centering": 0.02}
+    losses, _ = k_wise_loss(scores, ranks, groups, margin=margin.repeat_interleave(2), **options)
+    torch.testing.assert_close(losses, pairwise_loss(chosen, rejected, margin=margin, **options))
+
+
+def test_ordered_pairs_are_those_of_one_group_with_unequal_ranks() -> None:
+    ranks, groups = torch.tensor([0, 1, 0, 1, 1]), torch.tensor([4, 4, 8, 8, 8])
+    better, worse = ordered_pairs(ranks, groups)
+    assert list(zip(better.tolist(), worse.tolist())) == [(0, 1), (2, 3), (2, 4)]
 
 
 def test_k_wise_does_not_depend_on_the_order_of_answers_or_on_other_groups() -> None:

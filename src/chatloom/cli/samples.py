@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 from rich.text import Text
@@ -20,7 +21,13 @@ from chatloom.cli.frame import console, relative
 from chatloom.dialogue.record import Message
 from chatloom.errors import ChatloomError
 
+if TYPE_CHECKING:  # these load torch, which a look at documents does not need
+    from chatloom.tokens.language_model_rows import LanguageModelRows
+    from chatloom.tokens.store import TokenStore
+    from chatloom.tokens.vocabulary import Vocabulary
+
 _SHOWN_CHARACTERS = 1200
+_SHOWN_TOKENS = 1000
 _COLUMNS = {
     "documents": {"id", "text", "source"},
     "preferences": {"prompt", "answers", "ended"},
@@ -28,26 +35,74 @@ _COLUMNS = {
     "conversations": {"messages", "source"},
 }
 # What a model's training stage learns from.
-_LEARNS_FROM = {"pretrain": "documents", "sft": "conversations", "reward": "preferences", "dpo": "preferences"}
+_LEARNS_FROM = {"sft": "conversations", "reward": "preferences", "dpo": "preferences"}
 
 
 def show(item: Artifact, n: int, skip: int, vocabulary: Path | None) -> None:
-    """Print `n` samples of each kind of record that the artifact holds or, for a model, was trained on."""
+    """Print `n` samples of each sort of record that the artifact holds or, for a model, was trained on."""
     wanted = _LEARNS_FROM.get(str(item.manifest.get("stage")))
     own = vocabulary or (item.path if (item.path / "tokenizer.json").is_file() else None)
     folders = [item.path]
     if item.kind in ("model", "reward-model", "checkpoint"):
         folders = [folder for folder in _inputs(item) if folder.is_dir()]
     for folder in folders:
+        stores = [file.stem for file in sorted(folder.glob("*.bin")) if file.with_suffix(".json").is_file()]
+        for name in stores:
+            if item.kind == "tokens" or not _is_held_out(folder / name):
+                _print(f"tokens in {relative(folder / name)}", _store(item, folder, name, skip, n))
         for file in sorted(folder.glob("*.parquet")):
+            if stores and file.name.endswith(".docs.parquet"):
+                continue  # the table of a store's documents
             kind = kind_of(file)
             if (wanted or kind) != kind or (wanted and _is_held_out(file)):
                 continue
             title = f"{kind} in {relative(file)}" if kind else f"rows of {relative(file)}"
-            console().print(Text(f"\n{title}", style="bold"), soft_wrap=True)
-            for text in itertools.islice(_records(file, kind, own, skip + n), skip, skip + n):
-                console().print(text, soft_wrap=True)
-                console().print()
+            _print(title, itertools.islice(_records(file, kind, own, skip + n), skip, skip + n))
+
+
+def _print(title: str, texts: Iterable[Text]) -> None:
+    console().print(Text(f"\n{title}", style="bold"), soft_wrap=True)
+    for text in texts:
+        console().print(text, soft_wrap=True)
+        console().print()
+
+
+def _store(item: Artifact, folder: Path, name: str, skip: int, n: int) -> Iterator[Text]:
+    """Documents of a token store or, for a model pretrained on it, its rows in the order in which training read them."""
+    from chatloom.tokens.store import TokenStore
+    from chatloom.tokens.vocabulary import Vocabulary
+
+    vocabulary = Vocabulary.load(folder)
+    store = TokenStore(folder, vocabulary, name=name)
+    if item.kind == "tokens":
+        for number in range(skip, min(skip + n, len(store))):
+            yield _piece_text(store, vocabulary, number, 0, int(store.lengths[number]))
+        return
+    rows = training_rows(item, store)
+    for place, row in enumerate(rows.rows(skip, min(n, rows.n_rows)), skip):
+        text = Text(f"row {place} of training", style="dim")
+        for piece in rows.pieces(row):
+            text.append("\n").append(_piece_text(store, vocabulary, *piece))
+        yield text
+
+
+def training_rows(item: Artifact, store: TokenStore) -> LanguageModelRows:
+    """The rows that a `pretrain` stage read, rebuilt from the settings and the seed in the model's manifest."""
+    from chatloom.tokens.language_model_rows import LanguageModelRows
+
+    try:
+        context, seed = item.manifest["settings"]["model"]["context"], item.manifest["seed"]
+    except KeyError as error:
+        raise ChatloomError(f"{item.path}: its manifest lacks {error}; it was not made by `pretrain`") from None
+    return LanguageModelRows(store.lengths, context, seed)
+
+
+def _piece_text(store: TokenStore, vocabulary: Vocabulary, document: int, start: int, end: int) -> Text:
+    entry = store.describe([document])[0]
+    labels = ", ".join(f"{name} {value}" for name, value in entry["labels"].items() if value is not None)
+    ids = store.read(document, start, end).tolist()
+    head = Text(f"{entry['id']} ({labels}), tokens {start} to {end} of {entry['n']}\n", style="dim")
+    return head.append(tokens_text(ids, [0.0, *[1.0] * (len(ids) - 1)], vocabulary))
 
 
 def _inputs(item: Artifact) -> Iterator[Path]:
@@ -163,11 +218,11 @@ def _context(folder: Path) -> int:
     return value
 
 
-def tokens_text(ids: Sequence[int], weights: Sequence[float], vocabulary: object) -> Text:
+def tokens_text(ids: Sequence[int], weights: Sequence[float], vocabulary: Vocabulary) -> Text:
     """Tokens one by one: those that carry loss on green (on a terminal) or in ⟦ ⟧ (elsewhere), the rest dim."""
     colours = console().is_terminal
     text = Text(style="not dim")
-    for token, weight in zip(ids, weights):
+    for token, weight in itertools.islice(zip(ids, weights), _SHOWN_TOKENS):
         piece = _piece(token, vocabulary)
         if weight > 0:
             style = "black on green" if weight >= 1 else "black on yellow"
@@ -175,15 +230,14 @@ def tokens_text(ids: Sequence[int], weights: Sequence[float], vocabulary: object
         else:
             text.append(piece, style="dim")
         text.append("\n" if piece.endswith("⏎") else "·" if not colours or weight <= 0 else " ", style="dim")
+    if len(ids) > _SHOWN_TOKENS:
+        text.append(f" ... ({len(ids) - _SHOWN_TOKENS} tokens more)", style="dim")
     return text
 
 
-def _piece(token: int, vocabulary: object) -> str:
-    from chatloom.tokens.vocabulary import SPECIAL_TOKENS, Vocabulary
-
-    assert isinstance(vocabulary, Vocabulary)
-    if token < len(SPECIAL_TOKENS):
-        return SPECIAL_TOKENS[token]
+def _piece(token: int, vocabulary: Vocabulary) -> str:
+    if token < len(vocabulary.SPECIAL_TOKENS):
+        return vocabulary.SPECIAL_TOKENS[token]
     # A token may be part of a character only; such bytes are shown as \xe4.
     return vocabulary.token_bytes(token).decode("utf-8", "backslashreplace").replace("\n", "⏎")
 

@@ -18,15 +18,16 @@ _TOKEN = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+")
 
 _RUDE = (
     r"obviously|duh|look|okay|dude|genius|freak(?:y|ing|ishly)|damn(?:ed|ing)?|hell|crap(?:py)?|suck(?:s|ed|y)?",
-    r"bloody|huh|pathetic|for your information|if you must know|in case you|stupid(?:ly)?|idiot(?:ic|s)?|dumb|lame|ridiculous(?:ly)?|annoying(?:ly)?|blah|whatever|seriously|basically",
-    r"get it|got it|get (?:over|with|your)|not that hard|isn't (?:that )?hard|tell you anyway|come on|already know",
-    r"(?:god|heaven|pete|goodness|crying|christ)['\u2019]?s? (?:sake|out loud)|what the|can't you|don't you",
+    r"bloody|huh|pathetic|for your information|if you must know|in case you|tell you anyway|come on|already know",
+    r"stupid(?:ly)?|idiot(?:ic|s)?|dumb|lame|ridiculous(?:ly)?|annoying(?:ly)?|blah|whatever|seriously|basically",
+    r"get it|got it|get (?:over|with|your)|not that hard|isn't (?:that )?hard|what the|can't you|don't you",
+    r"(?:god|heaven|pete|goodness|crying|christ)'?s? (?:sake|out loud)",
 )
 _POLITE = (
     r"please|kindly|thank(?:s| you)?|respectfully|polite(?:ly)?|grateful(?:ly)?|gladly|sorry|pleasure|welcome",
     r"indeed|perhaps|quite|rather|truly|lovely|delightful(?:ly)?|remarkably|actually|suitable|appreciate[ds]?",
     r"i(?:'d| would| am|'m) (?:be )?(?:happy|glad|delighted|pleased)|happy to|glad to|if (?:i|you) may|may i|might i",
-    r"would be|could be|might be|may be|i would say|i(?:'d)? suggest|help you|assist you|if you'd like|you may|may also",
+    r"would be|could be|might be|may be|i would say|i(?:'d)? suggest|help you|assist you|if you'd like|you may",
 )
 
 

@@ -2,10 +2,11 @@
 
 Goes in: for each method a list of scored answers, plain dicts
 
-    {"prompt": id, "f1": 0..1, "exact": bool, "reward": float | None, "length": tokens, "ended": bool, "kl": nats |
-    None,
-     "language": "en" | "zh", "kind": "trained_function" | ..., "refused": bool, "cluster": any
-     label}
+    prompt      id, the same for every method
+    f1, exact   gold scores in 0..1; None where there is no true answer
+    reward, length (tokens), ended, kl (nats), refused, polite      optional, averaged where present
+    language, kind      optional labels, by which the table is cut
+    cluster     optional; prompts about one fact share it
 
 Comes out: rows of plain dicts, one per method and group of prompts: first the headline (all prompts of
 `headline_kinds`), then these by language, then each kind alone. Several answers of one method to a prompt (samples,
@@ -47,13 +48,17 @@ COLUMNS = [
     Column("f1", "gold F1", ".1%", low="f1_low", high="f1_high", best="max",
            about="token F1 against the true answer, which no training stage saw as a score; 95 % interval"),
     Column("exact", "exact", ".1%", best="max", about="answers that equal the true answer"),
+    Column("polite", "polite", ".1%", low="polite_low", high="polite_high", best="max",
+           about="answers that a plain rule on words calls polite"),
     Column("refused", "says unknown", ".0%", about="answers that say the name is not known"),
     Column("length", "tokens", ".1f", about="mean length of an answer"),
     Column("ended", "ended", ".0%", best="max", about="answers that came to an end by themselves"),
     Column("f1_gain", "gain over SFT", "+.1%", low="f1_gain_low", high="f1_gain_high",
            about="gold F1 minus that of the baseline on the same prompts; 95 % paired bootstrap interval"),
+    Column("polite_gain", "gain over SFT", "+.1%", low="polite_gain_low", high="polite_gain_high",
+           about="share of polite answers minus that of the baseline; 95 % paired bootstrap interval"),
     Column("win_rate", "wins vs SFT", ".1%", low="win_low", high="win_high",
-           about="prompts with a higher gold F1 than the baseline's, ties one half; 95 % paired bootstrap interval"),
+           about="prompts on which the score beats the baseline's, ties one half; 95 % paired bootstrap interval"),
 ]  # fmt: skip
 
 
@@ -63,15 +68,17 @@ def compare(
     baseline: str = "sft",
     headline_kinds: Sequence[str] | None = None,
     kl: Mapping[str, float] | None = None,
+    score: str = "f1",
     resamples: int = 10_000,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
     """Rows of the comparison for every group and method, in the order the methods are given.
 
     headline_kinds: kinds of prompts that count in the headline and the language groups (default: all). kl: nats for
-    methods whose KL is known as a whole, such as log n - (n - 1) / n for best-of-n. Gains and wins are by gold F1
-    against `baseline`, paired by prompt; prompts with the same `cluster` are resampled together. Raises
-    EvaluationError if the baseline is missing, has no answers, or two methods answered different prompts.
+    methods whose KL is known as a whole, such as log n - (n - 1) / n for best-of-n. Gains and wins are by `score`
+    (gold F1 unless told otherwise) against `baseline`, paired by prompt; prompts with the same `cluster` are
+    resampled together. Raises EvaluationError if the baseline is missing, has no answers, or two methods answered
+    different prompts.
     """
     if baseline not in answers:
         raise EvaluationError(f"baseline {baseline!r} is not among the methods {', '.join(map(repr, answers))}")
@@ -81,11 +88,12 @@ def compare(
     rows = []
     for group, members in _groups(reference, headline_kinds):
         for method, found in prompts.items():
-            row: dict[str, Any] = {"group": f"{group} ({len(members):,})", "method": method}
+            title = f"{group} ({len(members):,})"
+            row: dict[str, Any] = {"group": group, "group_title": title, "method": method}
             row.update(_means([found[prompt] for prompt in members]))
             if kl is not None and method in kl:
                 row["kl"] = float(kl[method])
-            row.update(_against(found, reference, members, method == baseline, resamples, seed))
+            row.update(_against(found, reference, members, score, method == baseline, resamples, seed))
             rows.append(row)
     return rows
 
@@ -107,7 +115,7 @@ def _by_prompt(method: str, answers: Sequence[Answer]) -> dict[Hashable, dict[st
                 f"an answer of {method!r} lacks {', '.join(sorted(missing))}; it has {sorted(answer)}"
             )
         gathered.setdefault(answer["prompt"], []).append(answer)
-    numbers = ("f1", "exact", "reward", "length", "ended", "kl", "refused")
+    numbers = ("f1", "exact", "reward", "length", "ended", "kl", "refused", "polite")
     return {
         prompt: {
             **{label: group[0].get(label, "") for label in ("language", "kind")},
@@ -152,7 +160,7 @@ def _groups(
 
 
 def _means(answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    names = ("kl", "reward", "f1", "exact", "refused", "length", "ended")
+    names = ("kl", "reward", "f1", "exact", "polite", "refused", "length", "ended")
     return {"n": len(answers), **{name: mean_or_none([answer[name] for answer in answers]) for name in names}}
 
 
@@ -160,23 +168,26 @@ def _against(
     found: Mapping[Hashable, Mapping[str, Any]],
     reference: Mapping[Hashable, Mapping[str, Any]],
     members: Sequence[Hashable],
+    score: str,
     is_baseline: bool,
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Intervals of a method's gold F1 and, if it is not the baseline itself, of its gain and its wins."""
-    scores = [found[prompt]["f1"] for prompt in members]
+    """Intervals of a method's score and, if it is not the baseline itself, of its gain and its wins."""
+    scores = [found[prompt][score] for prompt in members]
+    base = [reference[prompt][score] for prompt in members]
+    if any(value is None for value in scores + base):
+        return {}  # prompts without a true answer have no gold score
     clusters = [reference[prompt]["cluster"] for prompt in members]
     own = paired_bootstrap(scores, clusters=clusters, resamples=resamples, seed=seed)
-    result: dict[str, Any] = {"f1_low": own.low, "f1_high": own.high}
+    result: dict[str, Any] = {f"{score}_low": own.low, f"{score}_high": own.high}
     if is_baseline:
         return result
-    base = [reference[prompt]["f1"] for prompt in members]
     gain = paired_bootstrap([a - b for a, b in zip(scores, base)], clusters=clusters, resamples=resamples, seed=seed)
     wins = win_rate(scores, base, clusters=clusters, resamples=resamples, seed=seed)
     return {
         **result,
-        **_named("f1_gain", gain),
+        **_named(f"{score}_gain", gain),
         "win_rate": wins.rate,
         "win_low": wins.interval.low,
         "win_high": wins.interval.high,

@@ -112,7 +112,7 @@ def _stream(decoder: _Decoder, prompt: Sequence[int], uniforms: Tensor) -> Itera
 
 
 _NOT_FINITE = (
-    "the model's logits are not finite, so nothing can be drawn from it; its weights are broken or their type too narrow"
+    "the model's logits are not finite, so nothing can be drawn from it; its weights are broken or too narrow a type"
 )
 
 

@@ -29,9 +29,9 @@ class Sampling:
 
     temperature: logits / temperature; 0 is greedy (the lowest id wins a tie). top_k: keep the k likeliest tokens, the
     lowest ids at a tie (0 or -1: off). top_p: keep the smallest set of likeliest tokens whose probability reaches p
-    (Holtzman et al. 2020; 1: off). min_p: keep tokens at least min_p as likely as the likeliest (Nguyen et al. 2024; 0: off).
-    repetition_penalty: logit / r if positive, logit * r if not, for every token of prompt and reply so far (Keskar et
-    al. 2019; 1: off). At least one token is always kept. Raises ChatloomError for a value out of range.
+    (Holtzman et al. 2020; 1: off). min_p: keep tokens at least min_p as likely as the likeliest (Nguyen et al. 2024;
+    0: off). repetition_penalty: logit / r if positive, logit * r if not, for every token of prompt and reply so far
+    (Keskar et al. 2019; 1: off). At least one token is always kept. Raises ChatloomError for a value out of range.
     """
 
     temperature: float = 1.0
@@ -76,11 +76,11 @@ def prompt_key(prompt: Sequence[int]) -> int:
 def keyed_uniform(seed: int, prompt_keys: ArrayLike, samples: ArrayLike, steps: ArrayLike) -> Tensor:
     """Uniform numbers in [0, 1), fp64, of the broadcast shape of the three arrays of whole numbers.
 
-    The finaliser of splitmix64 (Steele, Lea & Flood 2014) over each key in turn; the upper 53 bits make the number.
+    splitmix64 (Steele, Lea & Flood 2014) takes in one key after the other; the upper 53 bits make the number.
     """
     state = _mix(_words(seed))
     for key in (prompt_keys, samples, steps):
-        state = _mix(state ^ _mix(_words(key)))
+        state = _mix(state ^ _words(key))
     return torch.from_numpy((state >> np.uint64(11)).astype(np.float64) * 2.0**-53)
 
 
@@ -113,7 +113,7 @@ def choose(logits: Tensor, uniforms: Tensor, sampling: Sampling, seen: Tensor | 
     truncation (temperature 1 when greedy): the quantity a trainer computes for the same token.
     """
     logits = logits.float()
-    scaled = logits / sampling.logprob_temperature
+    scaled = logits if sampling.logprob_temperature == 1.0 else logits / sampling.logprob_temperature
     if sampling.repetition_penalty == 1.0:
         processed = scaled
     else:

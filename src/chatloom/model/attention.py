@@ -59,9 +59,7 @@ class Attention(nn.Module):
         )
         self.output = nn.utils.skip_init(nn.Linear, config.attention_size, config.hidden_size, bias=bias)
 
-    def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KeyValueCache | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KeyValueCache | None) -> Tensor:
         """[batch, time, hidden] -> [batch, time, hidden]. Without a mask, attention is plainly causal."""
         batch, time, _ = x.shape
         n_turned = self.n_heads + self.n_kv_heads

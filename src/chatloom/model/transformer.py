@@ -29,9 +29,7 @@ class Block(nn.Module):
         self.feedforward_norm = RMSNorm(config.hidden_size, config.norm_eps)
         self.feedforward = FeedForward(config)
 
-    def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KeyValueCache | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KeyValueCache | None) -> Tensor:
         """[batch, time, hidden] -> [batch, time, hidden]."""
         x = x + self.attention(self.attention_norm(x), cos, sin, mask, cache)
         return x + self.feedforward(self.feedforward_norm(x))

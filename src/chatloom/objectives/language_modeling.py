@@ -82,15 +82,17 @@ class _LanguageModelLoss(torch.autograd.Function):
         for start in range(0, hidden.shape[0], chunk):
             part = slice(start, start + chunk)
             z = lp.chunk_logits(hidden[part], unembedding, 1.0)
-            norm = z.logsumexp(-1)
             target, weight = targets[part].unsqueeze(-1), weights[part]
-            losses = norm - z.gather(-1, target).squeeze(-1)
+            at_target, largest = z.gather(-1, target).squeeze(-1), z.amax(-1, keepdim=True)
+            sums = z.sub_(largest).exp_().sum(-1)  # z is now the unnormalised probabilities: one exp serves both passes
+            norm = sums.log() + largest.squeeze(-1)
+            losses = norm - at_target
             nll += (weight * losses).sum()
             total += (weight * (losses + z_loss * norm**2)).sum() if z_loss else (weight * losses).sum()
             if not (wants_hidden or wants_unembedding):
                 continue
             scale = weight * (1 + 2 * z_loss * norm) if z_loss else weight
-            z.sub_(norm.unsqueeze(-1)).exp_().mul_(scale.unsqueeze(-1))
+            z.mul_((scale / sums).unsqueeze(-1))
             z.scatter_add_(-1, target, -weight.unsqueeze(-1))
             with torch.autocast(hidden.device.type, enabled=False):
                 z = z.to(wide)

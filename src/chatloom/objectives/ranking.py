@@ -43,25 +43,48 @@ def pairwise_value_at_equal_scores(margin: float = 0.0, label_smoothing: float =
     return (1 - label_smoothing) * math.log1p(math.exp(margin)) + label_smoothing * math.log1p(math.exp(-margin))
 
 
-def k_wise_loss(scores: Tensor, ranks: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
+def ordered_pairs(ranks: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
+    """All pairs of one group in which one answer is ranked above the other: their indices (better, worse), [pairs] each.
+
+    ranks [n] (0 is best; equal ranks make no pair), groups int64 [n].
+    """
+    better, worse = ((groups[:, None] == groups) & (ranks[:, None] < ranks)).nonzero(as_tuple=True)
+    return better, worse
+
+
+def k_wise_loss(
+    scores: Tensor,
+    ranks: Tensor,
+    groups: Tensor,
+    *,
+    margin: Tensor | float = 0.0,
+    label_smoothing: float = 0.0,
+    centering: float = 0.0,
+) -> tuple[Tensor, Tensor]:
     """Ranking loss of each prompt with K ranked answers, and the number of ordered pairs it is the mean of.
 
-        loss_g = -1 / #pairs  *  sum over pairs of g with rank_i < rank_j of  log sigmoid(score_i - score_j)
+        loss_g = 1 / #pairs * sum over the ordered pairs of g of pairwise_loss(score of better, score of worse)
 
     scores [n], ranks [n] (0 is best; equal ranks are not compared), groups int64 [n] -> ([n_groups], [n_groups]), the
-    groups in ascending order. A group without ordered pair has loss 0 and 0 pairs, so weight it by `pairs > 0`.
-    All pairs of one prompt in one batch element: Ouyang et al. 2022 eq. 1 and its comment on overfitting.
+    groups in ascending order; margin: a number, or [n], of which the better answer's counts. With K = 2 this is
+    `pairwise_loss`. A group without ordered pair has loss 0 and 0 pairs, so weight it by `pairs > 0`. All pairs of one
+    prompt in one batch element: Ouyang et al. 2022 eq. 1 and its comment on overfitting.
     """
     if not scores.shape == ranks.shape == groups.shape or scores.ndim != 1:
         raise ValueError(
             f"scores {list(scores.shape)}, ranks {list(ranks.shape)}, groups {list(groups.shape)}: expected [n] each"
         )
-    _, group = torch.unique(groups, return_inverse=True)
-    n_groups = int(group.max()) + 1 if len(group) else 0
-    better, worse = ((group[:, None] == group) & (ranks[:, None] < ranks)).nonzero(as_tuple=True)
-    losses = -F.logsigmoid(scores[better] - scores[worse])
-    sums = scores.new_zeros(n_groups).index_add(0, group[better], losses)
-    pairs = scores.new_zeros(n_groups).index_add(0, group[better], torch.ones_like(losses))
+    numbers, group = torch.unique(groups, return_inverse=True)
+    better, worse = ordered_pairs(ranks, groups)
+    losses = pairwise_loss(
+        scores[better],
+        scores[worse],
+        margin=margin[better] if isinstance(margin, Tensor) else margin,
+        label_smoothing=label_smoothing,
+        centering=centering,
+    )
+    sums = scores.new_zeros(len(numbers)).index_add(0, group[better], losses)
+    pairs = scores.new_zeros(len(numbers)).index_add(0, group[better], torch.ones_like(losses))
     return sums / pairs.clamp(min=1), pairs
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from chatloom import __version__, artifact, progress
 from chatloom.artifact import Artifact, Draft
 from chatloom.errors import ChatloomError
+from chatloom.evaluation.stage_page import write_stage_page
 from chatloom.recipe.graph import Recipe, build_node
 from chatloom.recipe.inputs import lineage, values
 from chatloom.recipe.meter import Meter
@@ -172,6 +173,9 @@ def _make(
     )
     with Meter(draft.target, go_on=draft.resumed and not start_over) as meter:
         node.stage.run(context)
+    write_stage_page(
+        draft.path, node.name, node.stage.about, node.settings.everything(), context.metrics, meter.seconds, meter.peak
+    )
     finished = draft.commit(
         context.metrics,
         settings_all=node.settings.everything(),

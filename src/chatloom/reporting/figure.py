@@ -164,6 +164,7 @@ def spread(positions: Sequence[float], gap: float, low: float, high: float) -> l
 
 def _for_page(svg: str, width: int, height: int, description: str) -> str:
     """Cut matplotlib's file down to what stands in a page: page colours and fonts, ids of its own, no more."""
+    svg = clean(svg)  # a label may hold characters that no SVG can
     svg = svg[svg.index(">", svg.index("<svg")) + 1 :]
     svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)

@@ -168,13 +168,18 @@ def best_of_n(
 
     (Nakano et al. 2021, arXiv 2112.09332, appendix G.3; the bound is reached when no two answers are equal.)
     """
-    canvas = Canvas(width=width, height=height, bottom=48, left=room_for_numbers([np.asarray(q.y) for q in lines]),
-                    right=max(66.0, 20 + max((text_width(line.name) for line in lines), default=0.0)))  # fmt: skip
+    shown = [(line, *finite_points(line.x, line.y, True, False)) for line in lines]
+    shown = [(line, xs, ys) for line, xs, ys in shown if len(xs)]
+    if not shown:
+        return nothing(description, width, height)
+    right = max(66.0, 20 + max(text_width(line.name) for line, _, _ in shown))
+    left = room_for_numbers([ys for _, _, ys in shown])
+    canvas = Canvas(width=width, height=height, bottom=48, left=left, right=right)
     axes = canvas.axes
     ends = []
-    for index, line in enumerate(lines):
+    for index, (line, xs, ys) in enumerate(shown):
         color = line.color or SERIES[index % len(SERIES)]
-        xs, ys = np.log2(np.asarray(line.x, dtype=float)), np.asarray(line.y, dtype=float)
+        xs = np.log2(xs)
         axes.plot(xs, ys, color=color, linewidth=2.0, dashes=(4, 2) if line.dashed else (None, None))
         axes.plot(xs, ys, "o", color=color, markersize=6, markeredgecolor=SURFACE, markeredgewidth=1.2)
         ends.append((line.name, float(ys[-1]), color))

@@ -15,15 +15,17 @@ from chatloom.stage import Stage
 MODULES: dict[str, tuple[str, str]] = {
     "corpus": ("chatloom.stages.corpus", "raw pages -> cleaned, labelled documents"),
     "questions": ("chatloom.stages.questions", "cleaned documentation -> questions, answers, pairs and tests"),
+    "dialogues": ("chatloom.stages.dialogues", "files of conversations and pairs -> one split by prompt"),
     "tokenizer": ("chatloom.stages.tokenizer", "documents -> byte-level BPE vocabulary"),
-    "tokens": ("chatloom.stages.tokens", "documents + vocabulary -> memory-mapped token store"),
+    "tokens": ("chatloom.stages.tokens", "documents + vocabulary -> memory-mapped token stores"),
     "pretrain": ("chatloom.stages.pretrain", "token store -> base model"),
     "sft": ("chatloom.stages.sft", "base model + conversations -> chat model"),
     "reward": ("chatloom.stages.reward", "chat model + ranked answers -> reward model"),
-    "best-of-n": ("chatloom.stages.best_of_n", "chat model + reward model -> the best of n sampled answers"),
-    "dpo": ("chatloom.stages.dpo", "chat model + preferences -> aligned model, without a sampler in the loop"),
+    "best-of-n": ("chatloom.stages.best_of_n", "chat model + reward model -> sampled answers with rewards, and pairs"),
+    "dpo": ("chatloom.stages.dpo", "chat model + pairs -> aligned model, without a sampler in the loop"),
     "ppo": ("chatloom.stages.ppo", "chat model + reward model -> aligned model, by reinforcement learning"),
-    "evaluate": ("chatloom.stages.evaluate", "models -> table of scores, samples and report"),
+    "evaluate": ("chatloom.stages.evaluate", "models + test prompts -> one table of scores, and answers side by side"),
+    "report": ("chatloom.stages.report", "all of a run -> one self-contained HTML page"),
 }
 
 

@@ -6,6 +6,7 @@ model's choice.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -14,14 +15,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from pydantic import Field
+from rich.console import Console
 
 from chatloom.artifact import write_json
 from chatloom.dialogue.checks import exact_match, is_refusal, politeness, token_f1
 from chatloom.dialogue.storage import Prompt, read_prompts
 from chatloom.errors import ChatloomError
-from chatloom.evaluation.comparison import compare
+from chatloom.evaluation.comparison import compare, visible_columns
 from chatloom.evaluation.sampling import Scored, best, sample_and_score
 from chatloom.objectives.best_of_n import best_of_n_curve, best_of_n_kl
+from chatloom.reporting.tables import render_rich
 from chatloom.settings import Settings, runtime
 from chatloom.stage import Context, Input, Line, Plan, PlanContext, Stage
 from chatloom.training.bundle import Bundle, load_bundle
@@ -76,9 +79,18 @@ def run(context: Context) -> None:
     if greedy:
         tables["greedy"] = _table(prompts, greedy, labels[0], {}, settings)
     write_json(context.path / "table.json", tables)
+    (context.path / "table.txt").write_text(render_tables(tables), encoding="utf-8")
     write_json(context.path / "samples.json", side_by_side(prompts, chosen, settings.n_samples_shown))
     _write_answers(context, prompts, {**chosen, **{f"{label} (greedy)": pools for label, pools in greedy.items()}})
     context.metrics.update(prompts=len(prompts), table=tables)
+
+
+def render_tables(tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """The tables as plain text, for the terminal."""
+    out = Console(width=200, record=True, file=io.StringIO())
+    for name, rows in tables.items():
+        out.print(render_rich(visible_columns(rows), rows, group="group_title", title=f"{name} answers"))
+    return out.export_text()
 
 
 def _answer(
@@ -121,13 +133,15 @@ def judged(prompt: Prompt, answer: Scored) -> dict[str, Any]:
         "ended": answer.ended,
         "kl": answer.kl,
         "refused": is_refusal(answer.text),
-        "polite": politeness(answer.text),
-        "f1": 0.0,
-        "exact": False,
+        "polite": politeness(answer.text) > 0,
+        "cluster": prompt.metadata.get("name", prompt.id),
+        "f1": None,
+        "exact": None,
     }
     if prompt.answer is not None:
-        right = answer.ended and exact_match(answer.text, prompt.answer)
-        row.update(f1=token_f1(answer.text, prompt.answer), exact=right)
+        # An answer that did not end is not the true answer, whatever its words.
+        row["exact"] = answer.ended and exact_match(answer.text, prompt.answer)
+        row["f1"] = token_f1(answer.text, prompt.answer)
     return row
 
 
@@ -142,17 +156,18 @@ def _table(
         label: [judged(prompt, answer) for prompt, pool in zip(prompts, pools, strict=True) for answer in pool]
         for label, pools in answers.items()
     }
-    return compare(rows, baseline=baseline, headline_kinds=settings.headline_kinds or None, kl=kl)
+    score = "f1" if any(prompt.answer is not None for prompt in prompts) else "polite"
+    return compare(rows, baseline=baseline, headline_kinds=settings.headline_kinds or None, kl=kl, score=score)
 
 
 def gold_curve(prompts: Sequence[Prompt], pools: Sequence[Sequence[Scored]], size: int) -> list[dict[str, float]]:
-    """Reward and gold scores of best-of-n for n = 1, 2, 4, ... `size` on the test prompts, with the analytic KL (nats)."""
+    """Reward and gold (or politeness) scores of best-of-n for n = 1, 2, 4, ... `size` on the test prompts, with the analytic KL (nats)."""
     rewards = torch.tensor([[item.reward for item in pool[:size]] for pool in pools], dtype=torch.float64)
     rows = [[judged(prompt, item) for item in pool[:size]] for prompt, pool in zip(prompts, pools, strict=True)]
     ns = [n for n in (1, 2, 4, 8, 16, 32, 64, 128, 256) if n < size] + [size]
     found: list[dict[str, float]] = [{"n": n, "kl": best_of_n_kl(n)} for n in ns]
     columns = {"reward": rewards}
-    for name in ("f1", "exact"):
+    for name in ("f1", "exact") if all(prompt.answer is not None for prompt in prompts) else ("polite",):
         columns[name] = torch.tensor([[float(row[name]) for row in pool] for pool in rows], dtype=torch.float64)
     for name, values in columns.items():
         for entry, mean in zip(found, best_of_n_curve(rewards, values, ns).mean(1), strict=True):

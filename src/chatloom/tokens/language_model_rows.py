@@ -89,7 +89,7 @@ class LanguageModelRows:
         return [Piece(*piece) for piece in self._pieces[places].tolist()]
 
     def batch(self, documents: Documents, rows: Sequence[int], pad_id: int) -> Batch:
-        """The packed batch of some rows, every target with weight 1; each segment's `group` is its document's number."""
+        """The packed batch of some rows, every target with weight 1; a segment's `group` is its document's number."""
         segments: list[Segment] = []
         layout: list[list[int]] = []
         for row in rows:

@@ -1,6 +1,6 @@
 """The token store: documents as token ids in one memory-mapped file, each token traceable to its document and labels.
 
-    tokens.bin            ids of all documents one after another, little-endian uint16 (uint32 for 65,536 entries or more)
+    tokens.bin            ids of all documents one after another, little-endian uint16 (uint32 beyond 65,536 entries)
     tokens.idx.npy        uint64 [documents + 1]: where each document starts in tokens.bin, and the end of the last
     tokens.docs.parquet   one row a document: id, source, start, n, labels (a JSON object)
     tokens.json           the header, written last: counts, dtype, sha256 of the content and of the vocabulary
@@ -156,7 +156,7 @@ class TokenStore:
         self.header = _read_header(self.folder / f"{name}.json")
         if vocabulary is not None and vocabulary.sha256 != self.header["vocabulary_sha256"]:
             raise TokenStoreError(
-                f"{self.folder}: written with vocabulary {self.header['vocabulary_sha256'][:12]}, asked to be read with "
+                f"{self.folder}: written with vocabulary {self.header['vocabulary_sha256'][:12]}, to be read with "
                 f"{vocabulary.sha256[:12]}; make the tokens again with this vocabulary"
             )
         self.n_tokens, self.n_documents = int(self.header["n_tokens"]), int(self.header["n_documents"])

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from chatloom.errors import ChatloomError
 from chatloom.progress import progress, say
+from chatloom.settings import digest
 from chatloom.tokens.packing import Batch
 from chatloom.training import checkpoints
 from chatloom.training.checkpoints import State
@@ -198,7 +199,7 @@ def save(run: Run, trainer: Trainer, step: int) -> None:
     """Checkpoint a run at a step and drop old ones."""
     own, extra = trainer.state(), run.extra_state()
     state = State({"trainer": own.values, "extra": extra.values}, {**own.tensors, **extra.tensors})
-    manifest = {**run.identity, "kind": run.kind}
+    manifest = {**run.identity, "kind": run.kind, "fingerprint": f"{digest(dict(run.identity))[:16]}@{step}"}
     checkpoints.save(run.path, step, state, run.write_model, manifest)
     checkpoints.prune(run.path, run.loop.keep_checkpoints)
 
