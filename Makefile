@@ -62,8 +62,8 @@ clean: ## remove .venv and caches (runs/ stays)
 	else \
 	  echo "Set-up, once: downloads about 390 MB into .venv (CPU build of torch 190 MB, other packages 200 MB)."; \
 	  if [ -z "$(TORCH_INDEX)" ] && [ "$$(uname -s)" = Linux ]; then \
-	    echo "On Linux the default index may give torch with its CUDA libraries instead, several GB more;"; \
-	    echo "TORCH_INDEX=URL names an index with CPU-only builds."; \
+	    echo "On Linux the default index may give the CUDA build instead: torch 530 MB and several GB of libraries;"; \
+	    echo "make TORCH_INDEX=URL takes torch from an index with CPU-only builds."; \
 	  fi; \
 	fi
 	@$(IN) -m pip install $(PIP_OPTIONS) --quiet --upgrade pip

@@ -176,7 +176,7 @@ def test_a_plan_shows_states_and_figures_and_writes_nothing(shell: Shell, tmp_pa
     row = next(line for line in shell.out.splitlines() if " base " in line)
     assert "to do" in row
     assert " 10 " in row  # parameters: exact, so without a ~
-    assert "~3 GFLOP" in row
+    assert " ~3 G " in row
     shell("run", "toy.yaml", "-q")
     shell("plan", "toy.yaml", "--set", "base.steps=4")
     assert "`base` is stale: settings.steps: 3 -> 4" in shell.out

@@ -49,7 +49,11 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def demo_settings() -> CorpusSettings:
     return CorpusSettings.parse(
-        {"extraction": {"extractor": "blocks"}, "rules": {"preset": "documentation"}, "language": {"keep": ["en", "zh"]}}
+        {
+            "extraction": {"extractor": "blocks"},
+            "rules": {"preset": "documentation"},
+            "language": {"keep": ["en", "zh"]},
+        }
     )
 
 

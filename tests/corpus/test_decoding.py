@@ -27,7 +27,9 @@ def test_chinese_comes_back_from_each_encoding(encoding: str) -> None:
     assert decode_text(text.encode(encoding)) == text
 
 
-@pytest.mark.parametrize("text", ["Où est l'élève? Là-bas, déjà arrivé.", "Größe, Übermaß, schön, fünf", "señor año mañana"])
+@pytest.mark.parametrize(
+    "text", ["Où est l'élève? Là-bas, déjà arrivé.", "Größe, Übermaß, schön, fünf", "señor año mañana"]
+)
 def test_western_bytes_are_not_read_as_chinese(text: str) -> None:
     with pytest.raises(Undecodable):
         decode_text(text.encode("latin-1"))

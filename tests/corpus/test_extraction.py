@@ -87,7 +87,9 @@ def test_tidy_changes_nothing_but_white_space_and_control_characters() -> None:
 
 
 def tokens(text: str) -> Counter[str]:
-    return Counter(regex.findall(r"[\p{Han}\p{Hiragana}\p{Katakana}]|[^\W\p{Han}\p{Hiragana}\p{Katakana}]+", text.lower()))
+    return Counter(
+        regex.findall(r"[\p{Han}\p{Hiragana}\p{Katakana}]|[^\W\p{Han}\p{Hiragana}\p{Katakana}]+", text.lower())
+    )
 
 
 def token_f1(page: str, gold: str) -> float:

@@ -35,7 +35,10 @@ def test_language(text: str, code: str) -> None:
 
 
 def test_a_chinese_text_that_quotes_japanese_stays_chinese() -> None:
-    assert detect_language("他在东京开了一家名叫「さくら」的小店，卖各种点心，生意很好，每天都有很多客人来。" * 3).code == "zh"
+    assert (
+        detect_language("他在东京开了一家名叫「さくら」的小店，卖各种点心，生意很好，每天都有很多客人来。" * 3).code
+        == "zh"
+    )
 
 
 def test_only_part_of_a_long_text_is_looked_at_but_not_only_its_beginning() -> None:

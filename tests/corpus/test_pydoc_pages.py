@@ -75,9 +75,9 @@ def test_a_module_that_hangs_or_dies_costs_only_its_own_page(
     # The child script is replaced by one that can import a module of this test's making.
     (tmp_path / "troublesome.py").write_text(body, encoding="utf-8")
     child = tmp_path / "child.py"
-    source = Path(pydoc_child.__file__).read_text(encoding="utf-8")
-    child.write_text(source.replace("import importlib\n", f"import importlib\nimport sys\nsys.path.append({str(tmp_path)!r})\n"),
-                     encoding="utf-8")  # fmt: skip
+    source, folder = Path(pydoc_child.__file__).read_text(encoding="utf-8"), str(tmp_path)
+    found_here = f"import importlib\nimport sys\nsys.path.append({folder!r})\n"
+    child.write_text(source.replace("import importlib\n", found_here), encoding="utf-8")
     monkeypatch.setattr(pydoc_pages, "CHILD", child)
     rendering = render(tmp_path / "out", ("bisect", "troublesome", "heapq"), module_seconds=2.0)
     assert [page.stem for page in rendering.pages] == ["bisect", "heapq"]

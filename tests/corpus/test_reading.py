@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from chatloom.corpus.reading import Page, format_of, lines, list_files, open_stream, read_file
+from chatloom.corpus.compression import open_stream
+from chatloom.corpus.reading import Page, format_of, lines, list_files, read_file
 from chatloom.corpus.record import Quarantined
 from chatloom.errors import ChatloomError
 
@@ -24,7 +25,9 @@ def read(path: Path, **options: object) -> tuple[list[Page], list[Quarantined]]:
 
 
 def test_json_lines_are_read_plain_and_compressed(tmp_path: Path) -> None:
-    data = "".join(json.dumps({"id": f"d{i}", "text": f"文本 {i}\u2028x", "title": "t"}) + "\n" for i in range(3)).encode()
+    data = "".join(
+        json.dumps({"id": f"d{i}", "text": f"文本 {i}\u2028x", "title": "t"}) + "\n" for i in range(3)
+    ).encode()
     (tmp_path / "a.jsonl").write_bytes(data)
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(data[:50]) + gzip.compress(data[50:]))  # two members
     frames = zstandard.ZstdCompressor().compress(data[:50]) + zstandard.ZstdCompressor().compress(data[50:])
@@ -73,7 +76,14 @@ def test_a_line_of_100_mb_is_set_aside_without_being_held(tmp_path: Path) -> Non
 def test_lines_split_at_newline_only_and_at_any_cap() -> None:
     data = "a\u2028b\x85c\rd\r\n\n文\n".encode() + b"x" * 11 + b"\n" + b"y" * 10 + b"\nend"
     found = list(lines(io.BytesIO(data), 10_000))
-    assert [line for _, line in found] == ["a\u2028b\x85c\rd".encode(), b"", "文".encode(), b"x" * 11, b"y" * 10, b"end"]
+    assert [line for _, line in found] == [
+        "a\u2028b\x85c\rd".encode(),
+        b"",
+        "文".encode(),
+        b"x" * 11,
+        b"y" * 10,
+        b"end",
+    ]
     assert [line for _, line in lines(io.BytesIO(data), 10)][3:] == [None, b"y" * 10, b"end"]
     assert list(lines(io.BytesIO(b"z" * 11), 10)) == [(1, None)]
 
@@ -90,7 +100,7 @@ def test_chinese_text_is_read_in_its_encoding(tmp_path: Path, encoding: str) -> 
 
 
 def test_a_bad_line_of_a_text_is_set_aside_and_the_rest_stays(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_bytes("héllo\n".encode() + b"caf\xe9 latin\n" + "end\n".encode())
+    (tmp_path / "a.txt").write_bytes("héllo\n".encode() + b"caf\xe9 latin\n" + b"end\n")
     pages, bad = read(tmp_path / "a.txt")
     assert pages[0].text == "héllo\nend"
     assert [b.line for b in bad] == [2]
@@ -121,17 +131,28 @@ def test_an_empty_file_is_named(tmp_path: Path, name: str) -> None:
     assert read(tmp_path / name) == ([], [Quarantined(name, 0, "the file is empty")])
 
 
-@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst", "a.txt.gz", "a.html.gz", "a.parquet", "a.warc", "a.warc.gz"])
-def test_a_damaged_file_is_set_aside_after_what_could_be_read(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["a.jsonl.gz", "a.jsonl.zst", "a.txt.gz", "a.html.gz", "a.parquet", "a.warc", "a.warc.gz"]
+)
+def test_what_is_not_what_its_name_says_is_set_aside(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"\x1f\x8b not what the name says" * 20)
     pages, bad = read(tmp_path / name)
     assert pages == []
     assert len(bad) == 1
-    whole = gzip.compress(b"".join(b'{"text": "row %d"}\n' % i for i in range(20_000)))
-    (tmp_path / "cut.jsonl.gz").write_bytes(whole[: len(whole) // 2])
-    pages, bad = read(tmp_path / "cut.jsonl.gz")
-    assert len(pages) > 1000
-    assert "damaged file" in bad[-1].reason
+
+
+@pytest.mark.parametrize("suffix", ["gz", "zst"])
+def test_of_a_file_that_is_cut_off_what_is_there_is_read_and_the_cut_is_counted(tmp_path: Path, suffix: str) -> None:
+    rows = b"".join(b'{"text": "row %d"}\n' % i for i in range(20_000))
+    whole = gzip.compress(rows) if suffix == "gz" else zstandard.ZstdCompressor(level=19).compress(rows)
+    (tmp_path / f"whole.jsonl.{suffix}").write_bytes(whole)
+    assert len(read(tmp_path / f"whole.jsonl.{suffix}")[0]) == 20_000
+    for cut in (len(whole) // 2, len(whole) - 1):
+        (tmp_path / f"cut.jsonl.{suffix}").write_bytes(whole[:cut])
+        pages, bad = read(tmp_path / f"cut.jsonl.{suffix}")
+        assert len(pages) > (5000 if suffix == "gz" else -1)
+        assert [page.text for page in pages] == [f"row {i}" for i in range(len(pages))]
+        assert "cut off" in bad[-1].reason
 
 
 def test_a_page_longer_than_the_cap_is_set_aside(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -15,9 +16,10 @@ from chatloom.artifact import Artifact
 from chatloom.cli import frame
 from chatloom.cli.frame import Quiet, Set, amount, console, relative
 from chatloom.recipe import PlanReport
+from chatloom.stage import Line
 
 _COLUMNS = (
-    ("parameters", "parameters"),
+    ("parameters", "params"),
     ("tokens", "tokens"),
     ("flops", "FLOPs"),
     ("memory", "memory"),
@@ -95,27 +97,28 @@ def plan(
 
 def _show_plan(report: PlanReport) -> None:
     shown = [(key, title) for key, title in _COLUMNS if key in report.totals or key == "time"]
-    table = Table(title=f"{report.recipe.name} -> {relative(report.out)}", title_justify="left", caption_justify="left")
-    for title in ("stage", "kind", "state"):
-        table.add_column(title, overflow="fold")
+    table = Table(
+        title=f"{report.recipe.name} -> {relative(report.out)}",
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    # Narrow enough for 80 columns: a stage's kind is told only where its name does not tell it.
+    table.add_column("stage", no_wrap=True)
+    table.add_column("state", no_wrap=True)
     for _, title in shown:
         table.add_column(title, justify="right", no_wrap=True)
     for stage in report.stages:
         lines = {line.name: line for line in stage.figures.lines}
-        cells = [
-            ("" if lines[key].exact else "~") + amount(lines[key].value, lines[key].unit) if key in lines else ""
-            for key, _ in shown
-        ]
-        state = Text(stage.state, style=_STATES[stage.state])
-        table.add_row(stage.node.name, stage.node.stage.kind, state, *cells)
+        cells = [_figure(lines.get(key)) for key, _ in shown]
+        kind = stage.node.stage.kind
+        name = stage.node.name if stage.node.name == kind else f"{stage.node.name} ({kind})"
+        table.add_row(name, Text(stage.state, style=_STATES[stage.state]), *cells)
     table.add_section()
-    totals = [
-        ("" if report.totals[key].exact else "~") + amount(report.totals[key].value, report.totals[key].unit)
-        if key in report.totals
-        else ""
-        for key, _ in shown
-    ]
-    table.add_row("to do", "", "", *totals, style="bold")
+    totals = [_figure(report.totals.get(key)) for key, _ in shown]
+    table.add_row("to do", "", *totals, style="bold")
     table.caption = "~ estimated, other figures exact. Last line: the largest for parameters and memory, else sums."
     out = console()
     out.print(table)
@@ -124,6 +127,13 @@ def _show_plan(report: PlanReport) -> None:
             out.print(f"`{stage.node.name}` is stale: {'; '.join(stage.difference)}", markup=False)
     for warning in report.warnings:
         out.print(Text(f"warning: {warning}", style="yellow"))
+
+
+def _figure(line: Line | None) -> str:
+    if line is None:
+        return ""
+    text = amount(line.value, line.unit).removesuffix("FLOP").strip()  # the column's title says it
+    return text if line.exact else f"~{text}"
 
 
 def _show_result(made: Mapping[str, Artifact]) -> None:

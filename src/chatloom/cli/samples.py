@@ -35,7 +35,7 @@ _COLUMNS = {
     "conversations": {"messages", "source"},
 }
 # What a model's training stage learns from.
-_LEARNS_FROM = {"sft": "conversations", "reward": "preferences", "dpo": "preferences"}
+_LEARNS_FROM = {"sft": "conversations", "reward": "preferences", "dpo": "preferences", "ppo": "prompts"}
 
 
 def show(item: Artifact, n: int, skip: int, vocabulary: Path | None) -> None:
@@ -68,7 +68,7 @@ def _print(title: str, texts: Iterable[Text]) -> None:
 
 
 def _store(item: Artifact, folder: Path, name: str, skip: int, n: int) -> Iterator[Text]:
-    """Documents of a token store or, for a model pretrained on it, its rows in the order in which training read them."""
+    """Documents of a token store or, for a model pretrained on it, its rows in the order of training."""
     from chatloom.tokens.store import TokenStore
     from chatloom.tokens.vocabulary import Vocabulary
 

@@ -131,7 +131,7 @@ def _value_text(value: Any) -> str:
         return {True: "true", False: "false", None: "null"}[value]
     if isinstance(value, tuple | list):
         return f"[{', '.join(_value_text(item) for item in value)}]"
-    return str(value)
+    return str(value) if value != "" else '""'
 
 
 def type_text(annotation: Any) -> str:

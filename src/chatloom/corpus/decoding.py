@@ -7,10 +7,13 @@ of quietly losing characters.
 from __future__ import annotations
 
 import codecs
+import re
 
 from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
 
 BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
+META_CHARSET = re.compile(rb"<meta[^>]*?charset\s*=\s*[\"']?\s*([A-Za-z0-9_-]+)", re.IGNORECASE)
+C1_CONTROL = re.compile("[\x80-\x84\x86-\x9f]")
 # Of GB18030's two-byte characters, the share that must look Chinese; Western text misread as GB18030 pairs an accented
 # letter with the ASCII letter behind it and stays far below.
 MIN_CHINESE_PAIRS = 0.6
@@ -37,32 +40,53 @@ def detect_text_encoding(data: bytes, *, complete: bool = True) -> str:
     except UnicodeDecodeError as error:
         if reads_as_gb18030(data, complete=complete):
             return "gb18030"
-        raise Undecodable(
-            f"neither UTF-8 (byte 0x{data[error.start]:02x} at {error.start}) nor Chinese GB18030 text"
-        ) from None
+        raise _refusal(data, error) from None
+
+
+def decode_line(data: bytes) -> str:
+    """One line of a text file, UTF-8 or GB18030; raises Undecodable. (A line has no byte-order mark of its own.)"""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if reads_as_gb18030(data):
+            return data.decode("gb18030")
+        raise _refusal(data, error) from None
 
 
 def decode_html(data: bytes, declared: str | None = None) -> str:
-    """Text of an HTML page: byte-order mark, UTF-8, `declared` (HTTP header), the page's own meta tag, GB18030, guess.
+    """Text of an HTML page: byte-order mark, UTF-8, `declared` (HTTP header), the page's meta tag, GB18030, a guess.
 
-    UTF-8 is tried before what is declared, since bytes that are valid UTF-8 beyond ASCII are so by accident only
-    rarely, while wrong declarations are common. Raises Undecodable.
+    UTF-8 is tried before what is declared: bytes beyond ASCII are hardly ever valid UTF-8 by accident, while wrong
+    declarations are common. Raises Undecodable.
     """
     try:
-        encoding = detect_text_encoding(data)
-        return _strip_bom(data, encoding).decode(encoding)
-    except Undecodable as refused:
-        tried = str(refused)
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        tried = str(error)
-    guess = detect_encoding(data, from_html_meta=True)
-    for name in (map_encoding_to_html5(declared, fallback_utf8=False) if declared else None, guess):
-        if name and name.lower().replace("_", "-") not in ("utf-8", "utf8"):
+        refusal = _refusal(data, error)
+    meta = META_CHARSET.search(data, 0, 4096)
+    in_page = meta[1].decode("ascii") if meta else None
+    chinese = "gb18030" if reads_as_gb18030(data) else None
+    marked = next((name for mark, name in BOMS if data.startswith(mark)), None)
+    for name in (marked, _codec(declared), _codec(in_page), chinese, detect_encoding(data)):
+        if name and name.lower() not in ("utf-8", "utf8"):
             try:
-                return data.decode(name)
+                text = _strip_bom(data, name).decode(name)
             except (UnicodeDecodeError, LookupError):
                 continue
-    raise Undecodable(f"{tried}; declared encoding {declared or 'none'}, guessed {guess}: neither fits")
+            # Some single-byte codecs take any byte; control characters where letters should be give them away.
+            if not C1_CONTROL.search(text):
+                return text
+    raise Undecodable(f"{refusal}; declared {declared or in_page or 'nothing'}, which does not fit either")
+
+
+def _codec(label: str | None) -> str | None:
+    """Python's codec for an encoding's label on the web; GBK and GB2312 are read as GB18030, which contains both."""
+    name = map_encoding_to_html5(label, fallback_utf8=False) if label else None
+    return "gb18030" if name in ("gbk", "gb2312", "gb18030") else name
+
+
+def _refusal(data: bytes, error: UnicodeDecodeError) -> Undecodable:
+    return Undecodable(f"neither UTF-8 (byte 0x{data[error.start]:02x} at {error.start}) nor Chinese GB18030 text")
 
 
 def reads_as_gb18030(data: bytes, *, complete: bool = True) -> bool:

@@ -7,10 +7,6 @@ also `.gz`. Files are streamed: memory holds one record, never more than the cap
 
 from __future__ import annotations
 
-import contextlib
-import gzip
-import io
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +15,9 @@ from typing import Any, BinaryIO
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
-import zstandard
 
-from chatloom.corpus.decoding import Undecodable, decode_text, detect_text_encoding
+from chatloom.corpus.compression import open_stream
+from chatloom.corpus.decoding import Undecodable, decode_line, decode_text, detect_text_encoding
 from chatloom.corpus.record import Quarantined
 from chatloom.corpus.warc import read_warc
 from chatloom.errors import ChatloomError
@@ -36,7 +32,6 @@ SUFFIXES = {
 }
 COMPRESSED = (".gz", ".zst")
 PIECE_CHARACTERS = 200_000
-DAMAGE = (OSError, EOFError, zlib.error, zstandard.ZstdError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,23 +127,11 @@ def lines(stream: BinaryIO, max_bytes: int) -> Iterator[tuple[int, bytes | None]
         yield number, None
 
 
-@contextlib.contextmanager
-def open_stream(path: Path) -> Iterator[BinaryIO]:
-    """A file's bytes, decompressed by its name's ending."""
-    with contextlib.ExitStack() as stack:
-        raw: Any = stack.enter_context(open(path, "rb"))
-        if path.suffix.lower() == ".gz":
-            raw = stack.enter_context(gzip.GzipFile(fileobj=raw))
-        elif path.suffix.lower() == ".zst":
-            raw = stack.enter_context(zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True))
-        yield stack.enter_context(io.BufferedReader(raw, 1 << 20))
-
-
 def _read_html(path: Path, name: str, max_bytes: int) -> Iterator[Page | Quarantined]:
     try:
         with open_stream(path) as stream:
             data = stream.read(max_bytes + 1)
-    except DAMAGE as error:
+    except OSError as error:
         yield Quarantined(name, 0, f"damaged file: {error}")
         return
     if len(data) > max_bytes:
@@ -184,7 +167,7 @@ def _decoded_lines(path: Path, name: str, max_bytes: int) -> Iterator[tuple[int,
     number = 0
     try:
         with open_stream(path) as stream:
-            beginning = stream.peek(1 << 16)[: 1 << 16] if isinstance(stream, io.BufferedReader) else b""
+            beginning = stream.peek(1 << 16)
             if beginning.startswith((b"\xff\xfe", b"\xfe\xff")):
                 yield 0, Quarantined(name, 0, "UTF-16 text; save the file as UTF-8")
                 return
@@ -202,10 +185,10 @@ def _decoded_lines(path: Path, name: str, max_bytes: int) -> Iterator[tuple[int,
                     yield number, line.decode(encoding)
                 except UnicodeDecodeError:
                     try:
-                        yield number, decode_text(line)
+                        yield number, decode_line(line)
                     except Undecodable as error:
                         yield number, Quarantined(name, number, f"undecodable line: {error}")
-    except DAMAGE as error:
+    except OSError as error:
         yield number, Quarantined(name, number, f"damaged file: {error}")
 
 

@@ -110,7 +110,7 @@ class ParquetWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
+        if kind is None or issubclass(kind, ChatloomError):  # what a refused run dropped is there to be looked at
             self.flush()
         self._writer.close()
 

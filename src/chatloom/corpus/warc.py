@@ -43,16 +43,18 @@ def read_warc(path: Path, name: str, max_record_bytes: int) -> Iterator[Response
         number, start, in_damage = 0, 0, False
         while start < size:
             file.seek(start)
-            last = start
+            last, length, items = start, 0, list[Response | Quarantined]()
             try:
                 for record in ArchiveIterator(file, record_types=WarcRecordType.any_type, parse_http=False):
-                    last = record.stream_pos
-                    if marker == RECORD_START and last + record.content_length > size:
-                        raise ValueError(f"its stated length of {record.content_length:,} bytes passes the file's end")
+                    last, length = record.stream_pos, record.content_length
+                    if marker == RECORD_START and last + length > size:
+                        raise ValueError(f"its stated length of {length:,} bytes passes the file's end")
                     number += 1
                     in_damage = False
-                    yield from _page(record, name, number, max_record_bytes)
-                if marker == GZIP_MEMBER and not _ends_whole(file, last):
+                    items = list(_page(record, name, number, max_record_bytes))
+                    yield from items
+                ends_whole = _gzip_ends_whole if marker == GZIP_MEMBER else _plain_ends_whole
+                if not ends_whole(file, last, length, size) and not any(isinstance(i, Quarantined) for i in items):
                     yield Quarantined(name, number + 1, f"WARC file is cut off behind byte {last}")
                 return
             except (OSError, ValueError) as error:
@@ -101,7 +103,16 @@ def _page(record: Any, name: str, number: int, max_record_bytes: int) -> Iterato
         yield Quarantined(name, number, f"undecodable text in WARC record {where}: {error}")
 
 
-def _ends_whole(file: BinaryIO, start: int) -> bool:
+def _plain_ends_whole(file: BinaryIO, start: int, length: int, size: int) -> bool:
+    """Whether the last record, at `start` with `length` bytes of content, is complete and ends the file."""
+    file.seek(start)
+    head = file.read(1 << 16)
+    end = start + head.find(b"\r\n\r\n") + 4 + length
+    file.seek(end)
+    return end <= size and not file.read(1 << 16).strip()
+
+
+def _gzip_ends_whole(file: BinaryIO, start: int, length: int, size: int) -> bool:  # noqa: ARG001
     """Whether every gzip member from `start` on (from 0, when all records share one member) is complete."""
     file.seek(start)
     if file.read(3) != GZIP_MEMBER:

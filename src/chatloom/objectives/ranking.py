@@ -44,7 +44,7 @@ def pairwise_value_at_equal_scores(margin: float = 0.0, label_smoothing: float =
 
 
 def ordered_pairs(ranks: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
-    """All pairs of one group in which one answer is ranked above the other: their indices (better, worse), [pairs] each.
+    """All pairs of one group in which one answer is ranked above the other: indices (better, worse), [pairs] each.
 
     ranks [n] (0 is best; equal ranks make no pair), groups int64 [n].
     """

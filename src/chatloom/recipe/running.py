@@ -15,10 +15,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from chatloom import __version__, artifact, progress
+from chatloom import artifact, progress
 from chatloom.artifact import Artifact, Draft
 from chatloom.errors import ChatloomError
 from chatloom.evaluation.stage_page import write_stage_page
+from chatloom.model.allocator import keep_freed_memory
 from chatloom.recipe.graph import Recipe, build_node
 from chatloom.recipe.inputs import lineage, values
 from chatloom.recipe.meter import Meter
@@ -62,6 +63,7 @@ def run(
     """
     report = plan(recipe, out, until=until, start_over=start_over, measure=False)
     report.check()
+    keep_freed_memory()
     again = {name for item in start_over for name in recipe.named(item)}
     made: dict[str, Artifact] = {}
     with _termination_as_interrupt():
@@ -96,6 +98,7 @@ def run_stage(
     again = [node.name] if start_over else []
     report = plan(recipe, out.parent, start_over=again, measure=False)
     report.check()
+    keep_freed_memory()
     with _termination_as_interrupt():
         return _run_stage(report.stages[0], out.parent, {}, node.name, start_over, quiet)
 
@@ -213,7 +216,7 @@ def _write_summary(report: PlanReport, made: Mapping[str, Artifact]) -> None:
         {
             "recipe": report.recipe.name,
             "seed": report.recipe.seed,
-            "chatloom": __version__,
+            "versions": artifact.versions(),
             "complete": len(made) == len(report.recipe.nodes),
             "written": time.time(),
             "wall_seconds": round(sum(row["wall_seconds"] or 0.0 for row in rows.values()), 3),

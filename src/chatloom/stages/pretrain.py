@@ -18,13 +18,12 @@ from chatloom.model.transformer import Transformer
 from chatloom.settings import Settings
 from chatloom.stage import Context, Input, Plan, PlanContext, Stage
 from chatloom.tokens.language_model_rows import LanguageModelRows
-from chatloom.tokens.packing import Batch
 from chatloom.tokens.store import TokenStore
 from chatloom.tokens.vocabulary import Vocabulary
 from chatloom.training.bundle import Bundle, load_bundle, save_bundle
 from chatloom.training.costs import training_plan
-from chatloom.training.forward import score
-from chatloom.training.loop import Terms, Trainer
+from chatloom.training.forward import NextTokenLoss, score
+from chatloom.training.loop import Trainer
 from chatloom.training.optimizers import ScheduledAdamW
 from chatloom.training.session import n_parameters, resolve_device, train
 from chatloom.training.settings import LoopSettings, OptimizerSettings
@@ -70,22 +69,6 @@ class PretrainSettings(Settings):
     loop: LoopSettings = Field(LoopSettings(), description="how it runs")
 
 
-class LanguageModelingLoss:
-    """Next-token loss in nats, a mean over all targets of the step."""
-
-    def __init__(self, model: Transformer) -> None:
-        self.model = model
-
-    def weight(self, batch: Batch) -> float:
-        """Targets."""
-        return batch.total_weight
-
-    def __call__(self, batch: Batch) -> Terms:
-        """Sum of negative log-probabilities."""
-        scored = score(self.model, batch)
-        return Terms(-(scored.logprobs * scored.weights).sum())
-
-
 def run(context: Context) -> None:
     """Train on `train.*`, measure on `held_out.*`."""
     settings: PretrainSettings = context.settings
@@ -99,7 +82,7 @@ def run(context: Context) -> None:
     total_steps = max(1, round(settings.epochs * rows.n_rows / settings.batch_rows))
     optimizer = ScheduledAdamW({"model": model}, {"model": settings.optimizer}, total_steps)
     trainer = Trainer({"model": model}, optimizer, settings.loop.max_skips, settings.precision)
-    loss = LanguageModelingLoss(model)
+    loss = NextTokenLoss(model)
     rows_at_once = max(1, settings.loop.micro_batch_tokens // config.max_positions)
 
     def step(index: int) -> dict[str, float]:

@@ -17,7 +17,7 @@ from chatloom.evaluation.calibration import judge_pairs
 from chatloom.generation.engine import generate
 from chatloom.generation.sampling import Sampling
 from chatloom.model.heads import RewardModel
-from chatloom.objectives.ranking import k_wise_loss, pairwise_loss, ranked_right
+from chatloom.objectives.ranking import k_wise_loss, ordered_pairs, ranked_right
 from chatloom.settings import Settings
 from chatloom.stage import Context, Input, Plan, PlanContext, Stage
 from chatloom.tokens.packing import Batch
@@ -36,8 +36,8 @@ class RewardSettings(Settings):
 
     epochs: float = Field(1.0, gt=0, description="passes over the prompts; more than one overfits (InstructGPT)")
     batch_prompts: int = Field(32, ge=1, description="prompts, with all their ranked answers, in one optimizer step")
-    label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="share of labels taken to be wrong; pairs only")
-    centering: float = Field(0.0, ge=0, description="pull of the scores' sum to 0 (0.01 in Eisenstein 2023); pairs only")
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="share of labels taken to be wrong")
+    centering: float = Field(0.0, ge=0, description="pull of the scores' sum to 0 (0.01 in Eisenstein 2023)")
     normalise: bool = Field(
         True, description="mean 0 on the chosen answers, standard deviation 1 on the chat model's own samples"
     )
@@ -61,39 +61,33 @@ class RankingLoss:
         self.model, self.settings = model, settings
 
     def weight(self, batch: Batch) -> float:
-        """Prompts."""
-        return float(len(batch.group.unique()))
+        """Prompts with at least one ordered pair."""
+        better, _ = ordered_pairs(_ranks(batch), batch.group)
+        return float(len(batch.group[better].unique()))
 
     def __call__(self, batch: Batch) -> Terms:
         """Sum of the prompts' losses in nats, and how many pairs were ranked right."""
-        scores = self.model.rewards(batch)
-        ranks = torch.tensor([int(role.removeprefix("rank")) for role in batch.role], device=scores.device)
-        order, counts = _by_group(batch.group, ranks)
-        if bool((counts == 2).all()):
-            better, worse = scores[order[0::2]], scores[order[1::2]]
-            margin = batch.scalars.get("margin")
-            losses = pairwise_loss(
-                better,
-                worse,
-                margin=0.0 if margin is None else torch.nan_to_num(margin[order[0::2]]),
-                label_smoothing=self.settings.label_smoothing,
-                centering=self.settings.centering,
-            )
-            right = ranked_right(better.detach(), worse.detach())
-            gap = (better - worse).detach()
-            sums: dict[str, tuple[Tensor | float, Tensor | float]] = {
-                "accuracy": (right.sum(), len(right)),
-                "margin": (gap.sum(), len(gap)),
-            }
-            return Terms(losses.sum(), sums)
-        losses, _pairs = k_wise_loss(scores, ranks, batch.group)
-        return Terms(losses.sum())
+        scores, ranks = self.model.rewards(batch), _ranks(batch)
+        margin = batch.scalars.get("margin")
+        losses, pairs = k_wise_loss(
+            scores,
+            ranks,
+            batch.group,
+            margin=0.0 if margin is None else torch.nan_to_num(margin),
+            label_smoothing=self.settings.label_smoothing,
+            centering=self.settings.centering,
+        )
+        better, worse = ordered_pairs(ranks, batch.group)
+        gap = (scores[better] - scores[worse]).detach()
+        sums: dict[str, tuple[Tensor | float, Tensor | float]] = {
+            "accuracy": (ranked_right(scores[better], scores[worse]).detach().sum(), len(gap)),
+            "margin": (gap.sum(), len(gap)),
+        }
+        return Terms((losses * (pairs > 0)).sum(), sums)
 
 
-def _by_group(group: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
-    """Segment order sorted by (group, rank), and answers in each group."""
-    order = torch.argsort(group * (int(ranks.max()) + 1) + ranks, stable=True)
-    return order, group.unique(return_counts=True)[1]
+def _ranks(batch: Batch) -> Tensor:
+    return torch.tensor([int(role.removeprefix("rank")) for role in batch.role], device=batch.group.device)
 
 
 def run(context: Context) -> None:

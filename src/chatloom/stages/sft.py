@@ -15,12 +15,11 @@ from chatloom.dialogue.template import ChatTemplate
 from chatloom.model.transformer import Transformer
 from chatloom.settings import Settings
 from chatloom.stage import Context, Input, Plan, PlanContext, Stage
-from chatloom.tokens.packing import Batch
 from chatloom.training.bundle import Bundle, load_bundle, save_bundle
 from chatloom.training.costs import model_plan
 from chatloom.training.data import ExampleStream, check_rejected, conversation_examples
-from chatloom.training.forward import score
-from chatloom.training.loop import Terms, Trainer
+from chatloom.training.forward import NextTokenLoss
+from chatloom.training.loop import Trainer
 from chatloom.training.optimizers import ScheduledAdamW
 from chatloom.training.session import resolve_device, train
 from chatloom.training.settings import LoopSettings, OptimizerSettings
@@ -40,22 +39,6 @@ class SftSettings(Settings):
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast, fp32 weights")
     optimizer: OptimizerSettings = Field(OptimizerSettings(lr=1e-4, weight_decay=0.0), description="AdamW")
     loop: LoopSettings = Field(LoopSettings(), description="how it runs")
-
-
-class SupervisedLoss:
-    """Negative log-likelihood of the supervised tokens, in nats; weight: their number (or their weights' sum)."""
-
-    def __init__(self, model: Transformer) -> None:
-        self.model = model
-
-    def weight(self, batch: Batch) -> float:
-        """Sum of token weights."""
-        return batch.total_weight
-
-    def __call__(self, batch: Batch) -> Terms:
-        """Weighted sum of negative log-probabilities."""
-        scored = score(self.model, batch)
-        return Terms(-(scored.logprobs * scored.weights).sum())
 
 
 def run(context: Context) -> None:
@@ -83,7 +66,7 @@ def run(context: Context) -> None:
     total = stream.steps(settings.epochs)
     optimizer = ScheduledAdamW({"model": model}, {"model": settings.optimizer}, total)
     trainer = Trainer({"model": model}, optimizer, settings.loop.max_skips, settings.precision)
-    loss = SupervisedLoss(model)
+    loss = NextTokenLoss(model)
 
     def step(index: int) -> dict[str, float]:
         batches = [batch.to(device) for batch in stream.step(index)]
@@ -126,7 +109,7 @@ def heldout_loss(context: Context, bundle: Bundle, settings: SftSettings, device
         pad_id=bundle.vocabulary.pad_id,
     )
     batches = stream.step(0)
-    loss = SupervisedLoss(bundle.model)
+    loss = NextTokenLoss(bundle.model)
     with torch.inference_mode():
         total = sum(float(loss(batch.to(device)).total) for batch in batches)
     return total / sum(batch.total_weight for batch in batches)

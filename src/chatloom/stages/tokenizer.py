@@ -20,7 +20,7 @@ class TokenizerSettings(Settings):
 
     vocab_size: int = Field(4096, description="entries, six special tokens and the 256 bytes included")
     digits: int = Field(2, ge=1, le=3, description="longest group of digits in one token")
-    max_token_bytes: int = Field(24, ge=1, description="no entry is longer than this many bytes (8 Han characters)")
+    max_token_bytes: int = Field(24, ge=2, description="no entry is longer than this many bytes (8 Han characters)")
     min_count: int = Field(2, ge=1, description="a merge must be seen this often")
     allow_smaller: bool = Field(False, description="accept fewer entries when the text supports no more")
     sample_bytes: int = Field(200_000_000, ge=1, description="learn from at most this much text")

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from chatloom.dialogue import template as templates
 from chatloom.dialogue.template import ChatTemplate
@@ -21,7 +20,7 @@ from chatloom.tokens.vocabulary import Vocabulary
 class Bundle:
     """A network (Transformer or RewardModel), its vocabulary and, unless it is a base model, its chat template."""
 
-    network: nn.Module
+    network: Transformer | RewardModel
     vocabulary: Vocabulary
     template: ChatTemplate | None
 
@@ -46,7 +45,7 @@ class Bundle:
             raise ChatloomError("this is a base model without a chat template; instruction-tune it first (stage `sft`)")
         return self.template
 
-    def with_network(self, network: nn.Module) -> Bundle:
+    def with_network(self, network: Transformer | RewardModel) -> Bundle:
         """The same vocabulary and template around another network."""
         return replace(self, network=network)
 
@@ -66,7 +65,8 @@ def load_bundle(folder: Path, device: torch.device | str = "cpu") -> Bundle:
     """Open what `save_bundle` wrote; every check of the parts applies. Runs no code from the folder."""
     if not folder.is_dir():
         raise ChatloomError(f"{folder}: no such model folder")
-    network = huggingface.load_model(folder).to(device)
+    network = huggingface.load_model(folder)
+    network.to(device)
     vocabulary = Vocabulary.load(folder)
     template = ChatTemplate.load(folder, vocabulary) if (folder / templates.FILE).is_file() else None
     config = network.config if isinstance(network, Transformer) else network.body.config

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from chatloom.model.transformer import Transformer
+from chatloom.objectives.language_modeling import language_model_loss
 from chatloom.objectives.logprobs import token_logprobs
 from chatloom.tokens.packing import Batch
+from chatloom.training.loop import Terms
 
 
 @dataclass
@@ -69,3 +71,29 @@ def segment_logprobs(model: Transformer, batch: Batch, *, temperature: float = 1
     scored = score(model, batch, temperature=temperature)
     sums = scored.per_segment(scored.logprobs * scored.weights, batch.n_segments)
     return sums, scored.per_segment(scored.weights, batch.n_segments)
+
+
+class NextTokenLoss:
+    """Weighted negative log-likelihood of a language model, in nats: what pretraining and SFT minimise.
+
+    They differ only in which tokens carry weight: all of them, or the assistant's.
+    """
+
+    def __init__(self, model: Transformer) -> None:
+        self.model = model
+
+    def weight(self, batch: Batch) -> float:
+        """Sum of token weights."""
+        return batch.total_weight
+
+    def __call__(self, batch: Batch) -> Terms:
+        """Weighted sum over one micro-batch."""
+        hidden = self.model(batch.tokens, batch.positions, batch.segments).flatten(0, 1)
+        index = supervised_index(batch)
+        sums = language_model_loss(
+            hidden.index_select(0, index),
+            self.model.unembedding,
+            batch.targets.flatten().index_select(0, index),
+            batch.weights.flatten().index_select(0, index),
+        )
+        return Terms(sums.total)
