@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from toys import World
+
+sys.path.insert(0, str(Path(__file__).parent))  # for modules that tests share; tests are not a package
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +21,14 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the shared data folder is not beside this checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Every stage run once on a tiny corpus, in one folder for all workers; see `toys.py`."""
+    from toys import World
+
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if base.name.startswith("popen-") else base) / "toy-world"
+    folder.mkdir(exist_ok=True)
+    return World(folder)

@@ -137,7 +137,8 @@ class Model:
         config = self.bundle.reward.config if self.is_reward_model else self.bundle.model.config
         found = [0.0] * len(pairs)
         with torch.inference_mode():
-            for batch in micro_batches(segments, 16384, config.max_positions, vocabulary.pad_id):
+            at_once = max(16384, config.max_positions)
+            for batch in micro_batches(segments, at_once, config.max_positions, vocabulary.pad_id):
                 batch = batch.to(self.device)
                 values = (
                     self.bundle.reward.rewards(batch)

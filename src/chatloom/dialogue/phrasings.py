@@ -38,6 +38,22 @@ QUESTIONS: dict[str, dict[str, Phrasings]] = {
                 "How would you describe `{name}`?",
                 "What is the purpose of `{name}`?",
                 "What can I use `{name}` for?",
+                "What is `{name}`?",
+                "Why would anyone call `{name}`?",
+                "What does Python's `{name}` do?",
+                "I am reading about `{name}`. What is it for?",
+                "Could you describe `{name}` for me?",
+                "What do I get from `{name}`?",
+                "How does the documentation describe `{name}`?",
+                "Look up `{name}`.",
+                "I do not understand `{name}`. Can you help?",
+                "Is there a short explanation of `{name}`?",
+                "My program calls `{name}`. What for?",
+                "Which task is `{name}` made for?",
+                "`{name}`: what is it?",
+                "Quick question: what does `{name}` do?",
+                "A student asks about `{name}`. What do you answer?",
+                "Define `{name}`.",
             ),
             ("And `{name}`?", "What about `{name}`?"),
         ),
@@ -57,6 +73,26 @@ QUESTIONS: dict[str, dict[str, Phrasings]] = {
                 "你会怎么描述 `{name}`？",
                 "`{name}` 的目的是什么？",
                 "我可以用 `{name}` 做什么？",
+                "`{name}` 是什么？",
+                "为什么要调用 `{name}`？",
+                "Python 的 `{name}` 是干什么的？",
+                "我正在读 `{name}` 的文档，它有什么用途？",
+                "请你描述一下 `{name}`，好吗？",
+                "用 `{name}` 能得到什么？",
+                "文档里怎么说 `{name}` 的？",
+                "查一下 `{name}`。",
+                "我不懂 `{name}`，能帮帮我吗？",
+                "有没有关于 `{name}` 的简短解释？",
+                "我的程序调用了 `{name}`，这是为了什么？",
+                "`{name}` 的用途和功能是什么？",
+                "想了解一下 `{name}`，它的作用是什么？",
+                "快速提问：`{name}` 是用来做什么的呢？",
+                "有同学问到 `{name}`，该怎么回答？",
+                "给 `{name}` 下个定义。",
+                "可以讲讲 `{name}` 吗？",
+                "接下来想知道 `{name}` 的意思。",
+                "给我说明一下函数 `{name}`。",
+                "一句话：`{name}` 有哪些作用？",
             ),
             ("那 `{name}` 呢？", "`{name}` 又是什么？"),
         ),
@@ -134,6 +170,19 @@ QUESTIONS: dict[str, dict[str, Phrasings]] = {
         ),
     },
 }
+
+# Put around a question of instruction tuning, so that the model learns to read past what it has not met before.
+LEADS: dict[str, tuple[str, ...]] = {
+    "en": ("Hello. ", "Hi! ", "Please: ", "A question. ", "I am learning Python. ", "Thanks for helping. ", "One more thing. ",
+           "While reviewing code I got stuck. ", "For my notes: ", "Sorry to bother you. "),
+    "zh": ("你好，", "请问，", "麻烦你，", "有个问题：", "我在学 Python。", "谢谢你的帮助。", "还有一件事，", "看代码时卡住了，",
+           "做笔记用：", "打扰一下，"),
+}  # fmt: skip
+TAILS: dict[str, tuple[str, ...]] = {
+    "en": (" Thanks.", " Keep it short.", " I forgot.", " Be brief, please.", " I need it for work.", " One line is enough."),
+    "zh": ("谢谢。", "简短一点。", "我忘了。", "请简要回答。", "工作上要用。", "一行就够了。"),
+}  # fmt: skip
+
 
 ANSWERS = {"en": "{sentence}", "zh": "官方说明：{sentence}"}
 REFUSALS = {"en": "There is no such name in Python's standard library.", "zh": "Python 标准库中没有这个名称。"}

@@ -7,12 +7,13 @@ leaves the others as they were (but for the invented names, which no two sets sh
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from chatloom.dialogue.facts import Catalogue, Fact
 from chatloom.dialogue.negatives import KINDS, InventedNames, Rejections
-from chatloom.dialogue.phrasings import LANGUAGES, QUESTIONS, answer, question
+from chatloom.dialogue.phrasings import LANGUAGES, LEADS, QUESTIONS, TAILS, answer, question
 from chatloom.dialogue.record import Conversation, DialogueError, Message, Preference
 from chatloom.dialogue.storage import Prompt
 
@@ -72,6 +73,9 @@ class DocumentationSettings:
             raise DialogueError(f"pair_kinds is {dict(self.pair_kinds)}; expected shares >= 0 of {', '.join(KINDS)}")
 
 
+_WORD = re.compile(r"\b[a-z]{3,12}\b")
+
+
 @dataclass(frozen=True)
 class _Slot:
     """One question to be asked: about a fact, or about a name that does not exist (`fact` is None)."""
@@ -95,6 +99,7 @@ class QuestionWriter:
         self.settings = settings
         self.facts = facts
         self.names = InventedNames(catalogue, facts, texts, self._rng("parts"), from_facts=settings.invented_from_facts)
+        self.words = sorted({word for text in texts for word in _WORD.findall(text)})
         self.rejections = Rejections(facts, same_module_share=settings.same_module_share)
 
     def _rng(self, purpose: str) -> random.Random:
@@ -220,7 +225,20 @@ class QuestionWriter:
 
     def _ask(self, group: str, slot: _Slot, turn: int, rng: random.Random) -> Message:
         follow = turn > 0 and rng.random() < 0.5
-        return Message("user", question(group, slot.language, slot.phrasing, slot.name, follow=follow))
+        text = question(group, slot.language, slot.phrasing, slot.name, follow=follow)
+        if group == "sft":
+            text = self._decorate(text, slot.language, rng)
+        return Message("user", text)
+
+    def _decorate(self, text: str, language: str, rng: random.Random) -> str:
+        """Half of instruction tuning's questions get something to read past: a lead, words from the pages, a tail."""
+        chance = rng.random()
+        if chance < 0.2:
+            text = rng.choice(LEADS[language]) + text
+        elif chance < 0.4:
+            noise = " ".join(rng.choice(self.words) for _ in range(rng.randint(1, 3)))
+            text = (f"{noise.capitalize()}. " if language == "en" else f"{noise}：") + text
+        return text + (rng.choice(TAILS[language]) if rng.random() < 0.2 else "")
 
     def _prompt(self, group: str, slot: _Slot, rng: random.Random) -> list[Message]:
         if rng.random() < self.settings.multi_turn_share:

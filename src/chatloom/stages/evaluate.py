@@ -58,6 +58,10 @@ def run(context: Context) -> None:
     labels = settings.labels or [folder.name for folder in folders]
     if len(labels) != len(folders):
         raise ChatloomError(f"stage `{context.name}`: {len(labels)} labels for {len(folders)} models; give one for each")
+    if len(set(labels)) < len(labels):
+        raise ChatloomError(
+            f"stage `{context.name}`: two models are called the same ({', '.join(labels)}); give `labels` that differ"
+        )
     baseline = load_bundle(folders[0], device)
     sampled: dict[str, list[list[Scored]]] = {}
     greedy: dict[str, list[list[Scored]]] = {}

@@ -387,6 +387,8 @@ def plan(context: PlanContext) -> Plan:
         )
     if settings.batch_prompts < settings.minibatches:
         return Plan(refusals=(f"minibatches ({settings.minibatches}) exceed batch_prompts ({settings.batch_prompts})",))
+    if settings.kl.controller == "adaptive" and settings.batch_prompts > settings.kl.horizon:
+        return Plan(refusals=(f"batch_prompts ({settings.batch_prompts}) exceed kl.horizon ({settings.kl.horizon:g})",))
     tokens = settings.iterations * settings.batch_prompts * settings.max_new_tokens
     passes = 1 + 4 + 6 * settings.epochs
     return training_plan(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from chatloom.evaluation.calibration import judge_pairs
 from chatloom.generation.engine import generate
 from chatloom.generation.sampling import Sampling
 from chatloom.model.heads import RewardModel
+from chatloom.objectives.language_modeling import language_model_loss
 from chatloom.objectives.ranking import k_wise_loss, ordered_pairs, ranked_right
 from chatloom.settings import Settings
 from chatloom.stage import Context, Input, Plan, PlanContext, Stage
@@ -24,6 +26,7 @@ from chatloom.tokens.packing import Batch
 from chatloom.training.bundle import Bundle, load_bundle, save_bundle
 from chatloom.training.costs import model_plan
 from chatloom.training.data import Example, ExampleStream, check_rejected, pack_examples, preference_examples
+from chatloom.training.forward import supervised_index
 from chatloom.training.loop import Terms, Trainer
 from chatloom.training.optimizers import ScheduledAdamW
 from chatloom.training.rollouts import answers, batches_of, reward_scores
@@ -38,6 +41,9 @@ class RewardSettings(Settings):
     batch_prompts: int = Field(32, ge=1, description="prompts, with all their ranked answers, in one optimizer step")
     label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="share of labels taken to be wrong")
     centering: float = Field(0.0, ge=0, description="pull of the scores' sum to 0 (0.01 in Eisenstein 2023)")
+    lm_weight: float = Field(
+        0.0, ge=0, description="adds this times the nats a token of the best answer, which keeps what the model knows"
+    )
     normalise: bool = Field(
         True, description="mean 0 on the chosen answers, standard deviation 1 on the chat model's own samples"
     )
@@ -67,7 +73,9 @@ class RankingLoss:
 
     def __call__(self, batch: Batch) -> Terms:
         """Sum of the prompts' losses in nats, and how many pairs were ranked right."""
-        scores, ranks = self.model.rewards(batch), _ranks(batch)
+        hidden = self.model.body(batch.tokens, batch.positions, batch.segments)
+        scores = self.model.rewards_from_hidden(hidden[batch.segment_row, batch.segment_end])
+        ranks = _ranks(batch)
         margin = batch.scalars.get("margin")
         losses, pairs = k_wise_loss(
             scores,
@@ -83,7 +91,27 @@ class RankingLoss:
             "accuracy": (ranked_right(scores[better], scores[worse]).detach().sum(), len(gap)),
             "margin": (gap.sum(), len(gap)),
         }
-        return Terms((losses * (pairs > 0)).sum(), sums)
+        total = (losses * (pairs > 0)).sum()
+        if self.settings.lm_weight:
+            nll = self._best_answers_nll(batch, hidden, ranks)
+            total = total + self.settings.lm_weight * nll
+            sums["best_answer_nll"] = (nll.detach(), self.weight(batch))
+        return Terms(total, sums)
+
+    def _best_answers_nll(self, batch: Batch, hidden: Tensor, ranks: Tensor) -> Tensor:
+        """Sum over prompts of the mean nats a token of the best answer (the regulariser of N+ and of InstructGPT's ptx)."""
+        index = supervised_index(batch)
+        segments = batch.segments.flatten().index_select(0, index)
+        best = ranks.index_select(0, segments) == 0
+        index, segments = index[best], segments[best]
+        lengths = torch.bincount(segments, minlength=batch.n_segments).clamp(min=1).float()
+        sums = language_model_loss(
+            hidden.flatten(0, 1).index_select(0, index),
+            self.model.body.unembedding,
+            batch.targets.flatten().index_select(0, index),
+            1.0 / lengths.index_select(0, segments),
+        )
+        return sums.total
 
 
 def _ranks(batch: Batch) -> Tensor:
@@ -96,6 +124,10 @@ def run(context: Context) -> None:
     device = resolve_device(settings.loop.device)
     start = load_bundle(context.artifact("model").path, device)
     vocabulary, template = start.vocabulary, start.chat
+    if settings.lm_weight and not start.model.config.tie_embeddings:
+        raise ChatloomError(
+            f"stage `{context.name}`: lm_weight needs tied embeddings: a reward model keeps no output matrix; set it to 0"
+        )
     model = RewardModel(start.model, generator=torch.Generator().manual_seed(context.seed)).to(device)
     row_length = model.config.max_positions
     preferences = _preferences(context, "pairs.parquet")
@@ -183,7 +215,8 @@ def normalise(
         rolled.segments, model.config.max_positions, settings.loop.micro_batch_tokens, vocabulary.pad_id, device
     )
     sampled_scores = reward_scores(model, batches, len(rolled))
-    gain = 1.0 / float(sampled_scores.std())
+    spread = float(sampled_scores.std())
+    gain = 1.0 / spread if spread > 0 else math.inf  # refused by `model.normalise` with its reason
     bias = -gain * float(chosen_scores.mean())
     model.normalise(gain, bias)
     return {"gain": gain, "bias": bias, "samples_mean_after": gain * float(sampled_scores.mean()) + bias}

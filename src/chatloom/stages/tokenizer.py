@@ -23,6 +23,9 @@ class TokenizerSettings(Settings):
     max_token_bytes: int = Field(24, ge=2, description="no entry is longer than this many bytes (8 Han characters)")
     min_count: int = Field(2, ge=1, description="a merge must be seen this often")
     allow_smaller: bool = Field(False, description="accept fewer entries when the text supports no more")
+    conversation_share: float = Field(
+        1.0, ge=0, le=1, description="learn from this share of the conversations; repeated phrases else become one token"
+    )
     sample_bytes: int = Field(200_000_000, ge=1, description="learn from at most this much text")
 
 
@@ -77,7 +80,9 @@ def _conversation_texts(context: Context) -> Iterator[str]:
 
 def _training_texts(context: Context) -> Iterator[str]:
     yield from (text for split, text in _documents(context) if split == "train")
-    yield from _conversation_texts(context)
+    texts = list(_conversation_texts(context))
+    count = round(len(texts) * context.settings.conversation_share)
+    yield from (texts[i * len(texts) // count] for i in range(count))
 
 
 def _limited(texts: Iterator[str], limit: int) -> Iterator[str]:

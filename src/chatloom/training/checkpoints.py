@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -58,33 +59,30 @@ def save(run: Path, step: int, state: State, write_model: Callable[[Path], None]
         write_model(partial)
         write_state(partial, state)
         artifact.commit_folder(partial, target, {**manifest, "format": artifact.FORMAT, "metrics": {"step": step}})
-    except OSError as error:
+    except (OSError, SafetensorError, ChatloomError) as error:
+        # safetensors and the model's writer have errors of their own for a full disk.
         shutil.rmtree(partial, ignore_errors=True)
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise ChatloomError(
-            f"{target}: the checkpoint could not be written ({error.strerror or error}); earlier checkpoints are intact. "
+            f"{target}: the checkpoint could not be written ({reason}); earlier checkpoints are intact. "
             f"Free some space and run the same command again to go on from the last one."
         ) from None
     return target
 
 
 def steps(run: Path) -> list[int]:
-    """Steps of all complete checkpoints of a run, ascending."""
-    found = []
-    for folder in (run / FOLDER).glob("step-*"):
-        number = folder.name.removeprefix("step-")
-        if number.isdigit() and artifact.exists(folder):
-            found.append(int(number))
-    return sorted(found)
+    """Steps of all committed checkpoints of a run, ascending, damaged ones included."""
+    numbers = (folder.name.removeprefix("step-") for folder in (run / FOLDER).glob("step-*"))
+    return sorted(int(number) for number in numbers if number.isdigit())
 
 
 def latest(run: Path) -> tuple[int, Path] | None:
     """The newest checkpoint whose every file still has its recorded hash.
 
-    A damaged one is set aside as `damaged-step-N` and the one before is taken. When checkpoints exist and none is
-    sound, ChatloomError: starting again in silence would hide the loss.
+    A damaged one is set aside as `damaged-step-N` and the one before is taken. When checkpoints exist (or were set
+    aside before) and none is sound, ChatloomError: starting again in silence would hide the loss.
     """
-    found = steps(run)
-    for step in reversed(found):
+    for step in reversed(steps(run)):
         folder = run / FOLDER / f"step-{step}"
         try:
             artifact.load(folder, verify=True)
@@ -94,7 +92,7 @@ def latest(run: Path) -> tuple[int, Path] | None:
             folder.rename(aside)
             continue
         return step, folder
-    if found:
+    if any((run / FOLDER).glob("damaged-step-*")):
         raise ChatloomError(
             f"{run / FOLDER}: every checkpoint is damaged (set aside as damaged-step-*); "
             f"look at the disk, then start over with --start-over"

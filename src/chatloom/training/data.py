@@ -81,7 +81,7 @@ def preference_examples(
             rejected.append(Rejected(preference.id, f"an answer takes {longest} tokens; the limit is {context}"))
             continue
         margin = {} if preference.margin is None else {"margin": preference.margin}
-        segments = tuple(segment(item, role=f"rank{i}", scalars=margin) for i, item in enumerate(rendered))
+        segments = tuple(segment(item, role=f"rank{i}", scalars=dict(margin)) for i, item in enumerate(rendered))
         examples.append(Example(preference.id, segments))
     return examples, rejected
 

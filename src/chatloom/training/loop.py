@@ -167,7 +167,7 @@ def fit(run: Run, trainer: Trainer, total: int, unit: Callable[[int], dict[str, 
     done = read_metrics(run.path / "metrics.jsonl").rows
     stopped = bool(done and done[-1].get("stop"))
     log = MetricsFile(run.path / "metrics.jsonl")
-    saved_at = time.monotonic()
+    saved_at, saved, reached = time.monotonic(), start, start
     with log, _signals() as caught, progress(total, unit=noun, label=label, quiet=run.quiet, start=start) as bar:
         for index in range(start, total):
             if stopped:
@@ -177,17 +177,20 @@ def fit(run: Run, trainer: Trainer, total: int, unit: Callable[[int], dict[str, 
             seconds = time.monotonic() - begun
             if "tokens" in metrics and seconds > 0:
                 metrics["tokens_per_second"] = metrics["tokens"] / seconds
-            log.append(index + 1, **metrics, seconds=seconds)
+            reached = index + 1
+            log.append(reached, **metrics, seconds=seconds)
             bar.advance(1, **{key: metrics[key] for key in _SHOWN if key in metrics})
             stopped = bool(metrics.get("stop"))
-            due = run.loop.checkpoint_every and (index + 1) % run.loop.checkpoint_every == 0
+            due = run.loop.checkpoint_every and reached % run.loop.checkpoint_every == 0
             if due or caught or time.monotonic() - saved_at > run.loop.checkpoint_seconds or stopped:
-                save(run, trainer, index + 1)
-                saved_at = time.monotonic()
+                save(run, trainer, reached)
+                saved_at, saved = time.monotonic(), reached
             if caught:
                 break
     if caught:
-        say(f"{label}: saved after step {index + 1}; run the same command again to go on from here")
+        if saved < reached:  # the signal came after the last step's own check
+            save(run, trainer, reached)
+        say(f"{label}: saved after step {reached}; run the same command again to go on from here")
         signal.raise_signal(caught[0])
     return stopped
 

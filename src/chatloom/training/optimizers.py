@@ -98,9 +98,9 @@ class ScheduledAdamW:
                 key: tensors[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}.{name}" in tensors
             }
             if state:
+                # The fused kernel wants the step counter, too, on the parameter's device.
                 self.optimizer.state[parameter] = {
-                    key: value.clone() if key == "step" else value.to(parameter.device).clone()
-                    for key, value in state.items()
+                    key: value.to(parameter.device).clone() for key, value in state.items()
                 }
 
 

@@ -1,0 +1,74 @@
+"""Write the settings tables of docs/*.md from the stages' own declarations: `python tests/docs_tables.py`.
+
+A table stands between `<!-- settings of KIND -->` and `<!-- end of settings -->`; what is between them is replaced.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from chatloom import stages
+from chatloom.cli.stages import setting_rows
+from chatloom.training.settings import LoopSettings
+
+ROOT = Path(__file__).resolve().parents[1]
+TABLE = re.compile(r"<!-- settings of (\S+) -->\n.*?<!-- end of settings -->", re.S)
+LOOP = "loop"  # the same for every training stage, so it has a table of its own
+
+
+def main() -> int:
+    """Bring every page up to date and name those that changed."""
+    for path in sorted((ROOT / "docs").glob("*.md")):
+        old = path.read_text(encoding="utf-8")
+        new = renewed(old)
+        if new != old:
+            path.write_text(new, encoding="utf-8")
+            print(f"wrote {path.relative_to(ROOT)}")
+    return 0
+
+
+def renewed(page: str) -> str:
+    """A page with each of its tables made anew."""
+    return TABLE.sub(lambda found: f"<!-- settings of {found[1]} -->\n{table(found[1])}<!-- end of settings -->", page)
+
+
+def table(kind: str) -> str:
+    """The settings of a kind of stage (or of `loop`), with the defaults that it runs with."""
+    model = LoopSettings if kind == LOOP else stages.find(kind).settings
+    defaults = model().everything()
+    lines = ["| setting | type | default | meaning |", "|---|---|---|---|"]
+    has_loop = False
+    for name, type_text, _, about in setting_rows(model):
+        if name.startswith(f"{LOOP}."):
+            has_loop = True
+            continue
+        value: Any = defaults
+        for part in name.rstrip("*").split("."):
+            value = value[part]
+        lines.append(f"| `{name}` | {_cell(type_text)} | {_cell(shown(value))} | {_cell(about)} |")
+    if has_loop:
+        lines.append("| `loop.*` | | | how it runs, see [training](training.md#how-it-runs) |")
+    return "\n".join(lines) + "\n"
+
+
+def shown(value: Any) -> str:
+    """A value as YAML has it, numbers as short as they go."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {shown(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(shown(item) for item in value)}]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

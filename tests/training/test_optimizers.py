@@ -1,0 +1,183 @@
+"""Promises of the optimizer: hand-computed schedules, textbook updates, decay where it belongs, state that survives."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from chatloom.model.config import TransformerConfig
+from chatloom.model.heads import RewardModel, ValueModel
+from chatloom.model.transformer import Transformer
+from chatloom.training.optimizers import ScheduledAdamW, split_parameters
+from chatloom.training.schedules import learning_rate
+from chatloom.training.settings import OptimizerSettings
+
+CONFIG = TransformerConfig(
+    vocab_size=20, hidden_size=16, n_layers=2, n_heads=2, n_kv_heads=1, head_dim=8, intermediate_size=24,
+    max_positions=16, attention_bias=True, tie_embeddings=False,
+)  # fmt: skip
+
+
+def rates(total: int, **how: object) -> list[float]:
+    return [learning_rate(step, total=total, **how) for step in range(total)]  # type: ignore[arg-type]
+
+
+def test_cosine_falls_to_a_tenth() -> None:
+    # span 4: progress 0, 1/4, 1/2, 3/4, 1 -> 0.1 + 0.9 * (1 + cos(pi p)) / 2
+    expected = [1.0, 0.1 + 0.45 * (1 + math.sqrt(0.5)), 0.55, 0.1 + 0.45 * (1 - math.sqrt(0.5)), 0.1]
+    assert rates(5, peak=1.0, warmup=0, final_share=0.1, shape="cosine") == pytest.approx(expected, abs=1e-12)
+
+
+def test_linear_falls_to_zero() -> None:
+    found = rates(5, peak=2.0, warmup=0, final_share=0.0, shape="linear")
+    assert found == pytest.approx([2.0, 1.5, 1.0, 0.5, 0.0], abs=1e-12)
+
+
+def test_warm_up_rises_from_above_zero_to_the_peak_and_is_followed_by_the_decay() -> None:
+    found = rates(8, peak=4.0, warmup=4, final_share=0.25, shape="linear")
+    assert found == pytest.approx([1.0, 2.0, 3.0, 4.0, 4.0, 3.0, 2.0, 1.0], abs=1e-12)
+    assert rates(3, peak=4.0, warmup=1, shape="constant") == [4.0, 4.0, 4.0]
+
+
+def test_steps_beyond_the_plan_stay_at_the_end_value() -> None:
+    assert learning_rate(50, peak=1.0, total=10, final_share=0.1) == pytest.approx(0.1)
+    assert learning_rate(0, peak=1.0, total=1, final_share=0.1) == pytest.approx(1.0)
+
+
+def test_the_optimizer_uses_the_rate_of_the_step() -> None:
+    module = nn.Linear(2, 2)
+    settings = OptimizerSettings(lr=0.5, warmup=0.5, schedule="linear", final_share=0.0)
+    optimizer = ScheduledAdamW({"model": module}, {"model": settings}, 8)
+    assert [optimizer.rate("model", step) for step in range(8)] == pytest.approx(
+        [0.125, 0.25, 0.375, 0.5, 0.5, 1 / 3, 1 / 6, 0.0]
+    )
+    for p in module.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step(1)
+    assert {group["lr"] for group in optimizer.optimizer.param_groups} == {0.25}
+
+
+def reference_adam(
+    w: Tensor, grads: list[Tensor], *, lr: float, eps: float, style: str, betas: tuple[float, float], decay: float
+) -> Tensor:
+    """Kingma & Ba 2015, algorithm 1 (`torch`) or the end of its section 2 (`tf`), with decoupled decay."""
+    w, m, v = w.double().clone(), torch.zeros_like(w).double(), torch.zeros_like(w).double()
+    for t, g in enumerate(grads, start=1):
+        m = betas[0] * m + (1 - betas[0]) * g
+        v = betas[1] * v + (1 - betas[1]) * g**2
+        w = w * (1 - lr * decay)
+        c1, c2 = 1 - betas[0] ** t, 1 - betas[1] ** t
+        if style == "torch":
+            w = w - lr * (m / c1) / ((v / c2).sqrt() + eps)
+        else:
+            w = w - lr * math.sqrt(c2) / c1 * m / (v.sqrt() + eps)
+    return w
+
+
+@pytest.mark.parametrize("style", ["torch", "tf"])
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_updates_equal_the_textbook(style: str, decay: float) -> None:
+    draw = torch.Generator().manual_seed(0)
+    module = nn.Linear(4, 3, bias=False)
+    start = module.weight.detach().clone()
+    # Gradients of the size of epsilon, where the two styles differ most.
+    grads = [torch.randn(3, 4, generator=draw, dtype=torch.float64) * 1e-3 for _ in range(6)]
+    settings = OptimizerSettings(
+        lr=0.01, eps=1e-3, eps_style=style, betas=(0.9, 0.95), weight_decay=decay, schedule="constant", warmup=0.0
+    )
+    optimizer = ScheduledAdamW({"model": module}, {"model": settings}, 6)
+    for step, grad in enumerate(grads):
+        module.weight.grad = grad.float()
+        optimizer.step(step)
+    other = {"torch": "tf", "tf": "torch"}[style]
+    how = {"lr": 0.01, "eps": 1e-3, "betas": (0.9, 0.95), "decay": decay}
+    expected = reference_adam(start, grads, style=style, **how)
+    different = reference_adam(start, grads, style=other, **how)
+    torch.testing.assert_close(module.weight.detach().double(), expected, atol=1e-7, rtol=1e-6)
+    assert float((expected - different).abs().max()) > 1e-3  # the two styles are told apart
+
+
+def test_norms_biases_and_embeddings_do_not_decay() -> None:
+    for module in (
+        Transformer(CONFIG),
+        RewardModel(Transformer(CONFIG)),
+        ValueModel.from_reward_model(RewardModel(Transformer(CONFIG))),
+    ):
+        names = {id(p): name for name, p in module.named_parameters()}
+        decayed, plain = ([names[id(p)] for p in side] for side in split_parameters(module))
+        assert decayed
+        assert all(name.endswith("weight") and "norm" not in name for name in decayed)
+        assert not [name for name in decayed if name.endswith(".embedding.weight") or name == "embedding.weight"]
+        assert {name for name in plain if "norm" in name}
+        assert {name for name in plain if name.endswith("bias")}
+        assert len(decayed) + len(plain) == len(names)
+
+
+def test_decay_alone_shrinks_matrices_and_leaves_the_rest() -> None:
+    model = Transformer(CONFIG)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    settings = OptimizerSettings(lr=0.1, weight_decay=0.5, schedule="constant", warmup=0.0)
+    optimizer = ScheduledAdamW({"model": model}, {"model": settings}, 1)
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step(0)
+    decayed = {id(p) for p in split_parameters(model)[0]}
+    for name, p in model.named_parameters():
+        expected = before[name] * (0.95 if id(p) in decayed else 1.0)
+        torch.testing.assert_close(p.detach(), expected)
+
+
+@pytest.mark.parametrize("style", ["torch", "tf"])
+def test_state_makes_the_round_trip_through_safetensors(style: str, tmp_path: Path) -> None:
+    def grads(model: Transformer, step: int) -> None:
+        draw = torch.Generator().manual_seed(step)
+        for p in model.parameters():
+            p.grad = torch.randn(p.shape, generator=draw)
+
+    def fresh() -> tuple[Transformer, ScheduledAdamW]:
+        model = Transformer(CONFIG, generator=torch.Generator().manual_seed(0))
+        return model, ScheduledAdamW({"model": model}, {"model": OptimizerSettings(eps_style=style, eps=1e-3)}, 6)
+
+    model, optimizer = fresh()
+    for step in range(3):
+        grads(model, step)
+        optimizer.step(step)
+    weights = {name: p.detach().clone() for name, p in model.named_parameters()}
+    save_file(optimizer.tensors(), tmp_path / "optimizer.safetensors")
+    resumed, again = fresh()
+    resumed.load_state_dict(weights)
+    again.load_tensors(load_file(tmp_path / "optimizer.safetensors"))
+    forgetful, empty = fresh()
+    forgetful.load_state_dict(weights)
+    for who, which in ((model, optimizer), (resumed, again), (forgetful, empty)):
+        for step in range(3, 6):
+            grads(who, step)
+            which.step(step)
+    for name, p in model.named_parameters():
+        assert torch.equal(p, resumed.get_parameter(name)), name
+    assert any(not torch.equal(p, forgetful.get_parameter(name)) for name, p in model.named_parameters())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_state_is_put_back_on_the_gpu() -> None:
+    module = nn.Linear(4, 4).cuda()
+    optimizer = ScheduledAdamW({"model": module}, {"model": OptimizerSettings()}, 4)
+
+    def step(number: int) -> None:
+        for p in module.parameters():
+            p.grad = torch.ones_like(p)
+        optimizer.step(number)
+
+    step(0)
+    weights, state = {n: p.detach().clone() for n, p in module.named_parameters()}, optimizer.tensors()
+    step(1)
+    expected = module.weight.detach().clone()
+    module.load_state_dict(weights)
+    optimizer.load_tensors(state)
+    step(1)
+    assert torch.equal(module.weight, expected)
