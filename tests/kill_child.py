@@ -22,12 +22,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from toys import World, merged  # noqa: E402
+from toys import World, merged
 
-from chatloom import artifact, recipe  # noqa: E402
-from chatloom.artifact import Artifact  # noqa: E402
-from chatloom.training.loop import Trainer  # noqa: E402
-from chatloom.training.metrics import read_metrics  # noqa: E402
+from chatloom import artifact, recipe
+from chatloom.artifact import Artifact
+from chatloom.training.loop import Trainer
+from chatloom.training.metrics import read_metrics
 
 # Few and short steps, a checkpoint every other one.
 SETTINGS: dict[str, dict[str, Any]] = {

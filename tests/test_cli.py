@@ -107,6 +107,17 @@ def test_the_help_of_a_stage_lists_every_setting_with_type_default_and_meaning(s
         assert name in text
 
 
+@pytest.mark.parametrize("kind", list(REAL_KINDS))
+def test_the_defaults_shown_are_those_that_a_stage_runs_with(kind: str) -> None:
+    plain = stages.find(kind).settings().everything()
+    for name, _, shown, _ in setting_rows(stages.find(kind).settings):
+        value = plain
+        for part in name.rstrip("*").split("."):
+            value = value[part]
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            assert float(shown) == value, f"{kind}.{name}"
+
+
 def test_every_stage_module_is_registered() -> None:
     folder = Path(stages.__file__).parent
     modules = {f"chatloom.stages.{file.stem}" for file in folder.glob("*.py") if not file.stem.startswith("_")}

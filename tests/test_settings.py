@@ -48,6 +48,18 @@ def test_settings_cannot_be_changed_after_parsing() -> None:
         Example.parse({"steps": 1}).steps = 2  # type: ignore[misc]
 
 
+def test_a_group_given_in_part_keeps_the_other_defaults_of_its_field() -> None:
+    class Gentle(Settings):
+        optimizer: Optimizer = Field(
+            Optimizer(lr=1e-5, betas=(0.5, 0.6)), description="other defaults than the class's"
+        )
+
+    assert Gentle.parse({"optimizer": {"lr": 2e-5}}).optimizer == Optimizer(lr=2e-5, betas=(0.5, 0.6))
+    assert Gentle.parse({}).optimizer == Optimizer(lr=1e-5, betas=(0.5, 0.6))
+    with pytest.raises(SettingsError, match=r"settings\.optimizer\.beta: .*did you mean `betas`"):
+        Gentle.parse({"optimizer": {"beta": [0, 0]}})
+
+
 def test_runtime_settings_stay_out_of_the_result_at_every_depth() -> None:
     first = Example.parse({"steps": 1, "groups": {"a": {"fused": True}}})
     second = Example.parse({"steps": 1, "device": "cpu", "optimizer": {"fused": True}, "groups": {"a": {}}})

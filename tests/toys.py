@@ -1,8 +1,8 @@
 """A toy world: a tiny hand-made corpus and every stage run on it once, shared by all tests and workers of a session.
 
-    world["sft"].path        the artifact of a stage, made by `run_stage` as a user would
-    world.inputs("ppo")      what a stage was given; `world.settings("ppo")` how
-    world.run("sft", out, epochs=2)      a stage again, elsewhere, with changes
+world["sft"].path        the artifact of a stage, made by `run_stage` as a user would
+world.inputs("ppo")      what a stage was given; `world.settings("ppo")` how
+world.run("sft", out, epochs=2)      a stage again, elsewhere, with changes
 """
 
 from __future__ import annotations
@@ -123,7 +123,6 @@ class World:
         return recipe.run_stage(
             name, self.settings(name, **changes), self.inputs(name, **(inputs or {})), out, seed=seed, quiet=True
         )
-
 
     def context(self, name: str, out: Path, **changes: Any) -> Context:
         """What the stage's `run` would get, for tests that look inside."""

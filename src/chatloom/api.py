@@ -1,13 +1,13 @@
 """The documented Python API, which the commands use too: load a model, talk to it, score text, run stages and recipes.
 
-    import chatloom
+import chatloom
 
-    chatloom.run("demo", out="runs/demo")                       # a recipe: by name or path
-    model = chatloom.load("runs/demo/ppo")                      # any model folder or checkpoint
-    print(model.chat("What does `textwrap.dedent` do?"))
-    model.generate(["..."], n=4, temperature=1.0)               # sampled answers to prompts
-    model.score([("question", "answer")])                       # log-probabilities, or rewards
-    chatloom.train("sft", inputs={"model": ..., "conversations": ...}, out="runs/mine/sft", epochs=3)
+chatloom.run("demo", out="runs/demo")                       # a recipe: by name or path
+model = chatloom.load("runs/demo/ppo")                      # any model folder or checkpoint
+print(model.chat("What does `textwrap.dedent` do?"))
+model.generate(["..."], n=4, temperature=1.0)               # sampled answers to prompts
+model.score([("question", "answer")])                       # log-probabilities, or rewards
+chatloom.train("sft", inputs={"model": ..., "conversations": ...}, out="runs/mine/sft", epochs=3)
 """
 
 from __future__ import annotations
@@ -58,9 +58,7 @@ class Model:
         """Whether it scores answers instead of writing them."""
         return isinstance(self.bundle.network, RewardModel)
 
-    def chat(
-        self, messages: Messages, *, max_new_tokens: int = 256, temperature: float = 0.0, seed: int = 0
-    ) -> str:
+    def chat(self, messages: Messages, *, max_new_tokens: int = 256, temperature: float = 0.0, seed: int = 0) -> str:
         """The reply to a question, or to a list of {"role", "content"} messages, as text."""
         return "".join(self.stream(messages, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed))
 
@@ -100,7 +98,9 @@ class Model:
         top_p: float = 1.0,
         seed: int = 0,
     ) -> list[list[Reply]]:
-        """n sampled answers to each prompt; each depends on the seed, the prompt and its number, not on its neighbours."""
+        """n sampled answers to each prompt; each depends on the seed, the prompt and its number, not on its
+        neighbours.
+        """
         stops = set(self._stops())
         found = generate_samples(
             self.bundle.model,
@@ -153,7 +153,9 @@ class Model:
         vocabulary = self.bundle.vocabulary
         if self.bundle.template is None:
             if not isinstance(messages, str):
-                raise ChatloomError(f"{self.path}: a base model goes on with a text; it has no chat template for messages")
+                raise ChatloomError(
+                    f"{self.path}: a base model goes on with a text; it has no chat template for messages"
+                )
             return [vocabulary.eos_id, *vocabulary.encode(messages)]
         return self.bundle.template.render(_messages(messages), vocabulary, open_reply=True).ids
 
@@ -179,7 +181,9 @@ def load_chat(path: str | Path, *, device: str = "auto") -> Model:
 def run(
     name: str | Path, *, out: str | Path | None = None, overrides: Sequence[str] = (), quiet: bool = False
 ) -> dict[str, Artifact]:
-    """Run a recipe by name or path; what is done is skipped, what is half done goes on. Returns artifacts by stage name."""
+    """Run a recipe by name or path; what is done is skipped, what is half done goes on. Returns artifacts by stage
+    name.
+    """
     graph = recipe.read(name, overrides)
     return recipe.run(graph, Path(out) if out else Path("runs") / graph.name, quiet=quiet)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from chatloom.errors import ChatloomError
 
@@ -33,6 +33,15 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _over_defaults(cls, values: Any) -> Any:
+        """A group given in part is laid over the field's own default, which may differ from its class's defaults."""
+        if not isinstance(values, Mapping):
+            return values
+        defaults = {name: field.default for name, field in cls.model_fields.items()}
+        return {name: _over(defaults.get(name), given) for name, given in values.items()}
+
     @classmethod
     def parse(cls, values: Mapping[str, Any] | None, where: str = "settings") -> Self:
         """Validate plain values; raises SettingsError with one line per mistake, each naming the path and the cure."""
@@ -49,6 +58,13 @@ class Settings(BaseModel):
     def everything(self) -> dict[str, Any]:
         """All values, JSON-ready."""
         return _values(self, keep_runtime=True)
+
+
+def _over(default: Any, given: Any) -> Any:
+    if not (isinstance(default, Settings) and isinstance(given, Mapping)):
+        return given
+    plain = {name: getattr(default, name) for name in type(default).model_fields}
+    return {**plain, **{name: _over(plain.get(name), value) for name, value in given.items()}}
 
 
 def is_runtime(model: type[BaseModel], name: str) -> bool:

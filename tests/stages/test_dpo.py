@@ -55,7 +55,7 @@ def test_wrong_reference_logprobs_stop_the_run_with_the_likely_causes(
             example.segments[0].scalars["reference"] += 0.5  # as of another template, or a model half a nat away
 
     monkeypatch.setattr(stage, "with_reference", wrong)
-    with pytest.raises(ChatloomError, match=rf"first {loss} loss is.*must be.*another model, template or data.*dropout"):
+    with pytest.raises(ChatloomError, match=rf"first {loss} loss is.*must be.*another model.*dropout"):
         world.run("dpo", tmp_path / "dpo", loss=loss)
 
 
@@ -64,7 +64,7 @@ def test_the_check_wants_a_number_and_the_right_one() -> None:
     objective = DpoLoss(None, loss)  # type: ignore[arg-type]
     for value in (None, float("nan"), 0.7):
         objective.first_value = value
-        with pytest.raises(ChatloomError, match="must be 0.693147"):
+        with pytest.raises(ChatloomError, match=r"must be 0\.693147"):
             check_start(objective, loss, "fp32")
     objective.first_value = 0.70
     check_start(objective, loss, "bf16")  # bf16 rounds more
@@ -124,7 +124,7 @@ def test_of_a_ranking_the_best_and_the_worst_are_used(world: World, tmp_path: Pa
 
 def test_no_pair_is_said(world: World, tmp_path: Path) -> None:
     sets = dialogues(tmp_path / "sets", pairs=[]).path
-    with pytest.raises(ChatloomError, match="stage `dpo`.*there is no pair to learn from"):
+    with pytest.raises(ChatloomError, match=r"stage `dpo`.*there is no pair to learn from"):
         world.run("dpo", tmp_path / "dpo", inputs={"preferences": [sets]})
 
 
@@ -139,6 +139,4 @@ def test_pairs_too_long_are_counted_and_too_many_refused(world: World, tmp_path:
     made = world.run("dpo", tmp_path / "dpo", inputs={"preferences": [sets]}, epochs=0.1)
     assert (made.metrics["pairs"], made.metrics["rejected"]) == (38, 2)
     with pytest.raises(ChatloomError, match=r"2 of 40 pairs cannot be used \(l0: an answer takes \d+ tokens"):
-        world.run(
-            "dpo", tmp_path / "strict", inputs={"preferences": [sets]}, epochs=0.1, max_rejected_share=0.04
-        )
+        world.run("dpo", tmp_path / "strict", inputs={"preferences": [sets]}, epochs=0.1, max_rejected_share=0.04)

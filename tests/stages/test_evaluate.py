@@ -138,7 +138,7 @@ def test_no_test_prompt_and_prompts_without_room_are_said(world: World, tmp_path
     with pytest.raises(ChatloomError, match="there is no test prompt"):
         world.run("evaluate", tmp_path / "empty", inputs={"tests": [none]})
     long = dialogues(tmp_path / "long", test=[Prompt("long", question("0123456789" * 3), answer="x")]).path
-    with pytest.raises(ChatloomError, match="prompt 'long' takes .* lower max_new_tokens or leave the prompt out"):
+    with pytest.raises(ChatloomError, match=r"prompt 'long' takes .* lower max_new_tokens or leave the prompt out"):
         world.run("evaluate", tmp_path / "evaluate", inputs={"tests": [long]})
 
 

@@ -84,9 +84,9 @@ def test_a_reward_models_folder_opens_with_equal_scores_up_to_its_stored_bias(wo
     bias = json.loads((folder / "config.json").read_text(encoding="utf-8"))["reward_bias"]
     assert bias != 0.0
     for name, colour in FACTS.items():
-        ids = torch.tensor(
-            bundle.chat.render([*question(name), Message("assistant", colour)], bundle.vocabulary).ids
-        )[None]
+        ids = torch.tensor(bundle.chat.render([*question(name), Message("assistant", colour)], bundle.vocabulary).ids)[
+            None
+        ]
         with torch.inference_mode():
             last = torch.tensor([ids.shape[1] - 1])
             ours = bundle.reward(ids, torch.arange(ids.shape[1])[None], None, torch.tensor([0]), last)

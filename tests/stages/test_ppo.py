@@ -62,7 +62,7 @@ def test_before_any_update_ratio_kl_and_clipping_are_those_of_equal_policies(ppo
 def test_tampered_old_logprobs_are_caught(ppo: Ppo) -> None:
     data = ppo.experience(0)
     data.old_logprobs += 1e-3
-    with pytest.raises(ChatloomError, match=r"first minibatch has \|log ratio\| up to 1\.\d+e-03.*dropout.*temperature"):
+    with pytest.raises(ChatloomError, match=r"\|log ratio\| up to 1\.\d+e-03.*dropout.*temperature"):
         ppo.update(0, data)
 
 
@@ -170,6 +170,18 @@ def test_only_actor_and_critic_learn(ppo: Ppo) -> None:
         after = getattr(ppo, name).state_dict()
         same = all(torch.equal(after[key], value) for key, value in before.items())
         assert same == (name in ("reference", "reward")), name
+
+
+def test_while_the_critic_warms_up_the_policy_stays_as_it_is(world: World, tmp_path: Path) -> None:
+    ppo = Ppo(world.context("ppo", tmp_path / "ppo", critic_warmup=1))
+    actor, critic = ({k: v.clone() for k, v in m.state_dict().items()} for m in (ppo.actor, ppo.critic))
+    metrics = ppo.iterate(0)
+    assert metrics["largest_log_ratio"] < 1e-4
+    assert metrics["grad_norm"] == 0.0 < metrics["grad_norm_critic"]
+    assert all(torch.equal(v, actor[k]) for k, v in ppo.actor.state_dict().items())
+    assert any(not torch.equal(v, critic[k]) for k, v in ppo.critic.state_dict().items())
+    ppo.iterate(1)
+    assert any(not torch.equal(v, actor[k]) for k, v in ppo.actor.state_dict().items())
 
 
 # --- controllers and early stop ---------------------------------------------------------------------------------------

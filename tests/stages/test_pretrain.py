@@ -1,4 +1,4 @@
-"""Promises of tokenizer, tokens and pretraining: the loss falls, held-out bits are counted right, odd corpora are said."""
+"""Promises of tokenizer, tokens and pretraining: the loss falls, held-out bits are right, odd corpora are said."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_a_corpus_of_one_document_can_be_trained_on(world: World, tmp_path: Path
 
 def test_a_corpus_that_is_held_out_whole_is_refused(world: World, tmp_path: Path) -> None:
     documents = corpus(tmp_path / "documents", ["the colour of sky is blue."], split="heldout")
-    with pytest.raises(ChatloomError, match="stage `tokens`.*no document is on the training side"):
+    with pytest.raises(ChatloomError, match=r"stage `tokens`.*no document is on the training side"):
         world.run("tokens", tmp_path / "tokens", inputs={"documents": [documents.path]})
 
 

@@ -1,4 +1,4 @@
-"""Promises of going on: what is done is skipped, what is half done goes on, what was changed is refused or does not matter."""
+"""Promises of going on: done is skipped, half done goes on, a changed setting is refused or does not matter."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ def crashing(monkeypatch: pytest.MonkeyPatch, updates: int) -> Iterator[None]:
             yield
 
 
-def half_done(world: World, stage: str, out: Path, monkeypatch: pytest.MonkeyPatch, updates: int = 5, **how: Any) -> Path:
+def half_done(
+    world: World, stage: str, out: Path, monkeypatch: pytest.MonkeyPatch, updates: int = 5, **how: Any
+) -> Path:
     """A stage that died after some steps; returns the folder of its checkpoints."""
     world.prepare(stage)
     with crashing(monkeypatch, updates):
@@ -267,7 +269,7 @@ def test_a_full_disk_stops_the_stage_in_a_clear_sentence_and_the_run_goes_on_lat
 
 
 def test_two_writers_of_one_stage_exclude_each_other(world: World, tmp_path: Path) -> None:
-    with artifact.locked(tmp_path / "sft"), pytest.raises(ChatloomError, match="another process .* is writing it"):
+    with artifact.locked(tmp_path / "sft"), pytest.raises(ChatloomError, match=r"another process .* is writing it"):
         in_this_process(world, "sft", tmp_path / "sft")
 
 
@@ -286,6 +288,6 @@ def test_a_checkpoint_is_a_model_that_other_stages_take(
     shutil.copytree(left / "step-4", tmp_path / "copied")
     made = world.run("dpo", tmp_path / "dpo", inputs={"model": tmp_path / "copied"}, epochs=1)
     assert made.metrics["first_loss"] == pytest.approx(0.6931472, abs=1e-4)
-    with pytest.raises(ArtifactError, match="another|differs|bytes"):
-        damage(left / "step-4")
+    damage(left / "step-4")
+    with pytest.raises(ArtifactError, match="the manifest says"):
         artifact.load(left / "step-4", verify=True)

@@ -113,7 +113,7 @@ def test_a_model_that_scores_every_text_alike_cannot_be_normalised(
 
 def test_no_preference_is_said(world: World, tmp_path: Path) -> None:
     sets = dialogues(tmp_path / "sets", pairs=[]).path
-    with pytest.raises(ChatloomError, match="stage `reward`.*no item to train on"):
+    with pytest.raises(ChatloomError, match=r"stage `reward`.*no item to train on"):
         world.run("reward", tmp_path / "reward", inputs={"preferences": [sets]})
 
 

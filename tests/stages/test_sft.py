@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from toys import FACTS, World, conversation, dialogues, question
 
+from chatloom.artifact import partial_of
 from chatloom.dialogue.record import Conversation, Message
 from chatloom.errors import ChatloomError
 from chatloom.generation.engine import generate
 from chatloom.generation.sampling import Sampling
+from chatloom.tokens.packing import Batch
+from chatloom.training import checkpoints
 from chatloom.training.bundle import Bundle, load_bundle
+from chatloom.training.forward import NextTokenLoss
+from chatloom.training.loop import Terms
 from chatloom.training.metrics import read_metrics
 
 
@@ -59,7 +65,6 @@ def test_trained_on_answers_of_one_token_it_learns_to_stop(world: World, tmp_pat
 
 
 def test_loss_is_on_the_assistants_tokens_alone(world: World, tmp_path: Path) -> None:
-    """Other words in the questions leave the loss on an untouched model unchanged only if they carry none themselves."""
     made = world.run("sft", tmp_path / "sft", epochs=0.1)  # one step
     bundle = load_bundle(world["pretrain"].path)
     [row] = read_metrics(made.path / "metrics.jsonl").rows
@@ -103,14 +108,14 @@ def test_conversations_too_long_are_counted_and_too_many_refused(world: World, t
     rejected = json.loads(made.file("rejected.json").read_text(encoding="utf-8"))
     assert [item["id"] for item in rejected] == ["c100", "c101"]
     assert "the limit is 40" in rejected[0]["reason"]
-    with pytest.raises(ChatloomError, match=r"stage `strict`: 2 of 50 conversations cannot be used \(c100: the last turn"):
+    with pytest.raises(ChatloomError, match=r"stage `strict`: 2 of 50 conversations cannot be used \(c100"):
         world.run("sft", tmp_path / "strict", inputs={"conversations": [sets]}, max_rejected_share=0.01)
 
 
 @pytest.mark.parametrize("content", ["empty", "absent"])
 def test_no_conversation_is_said(content: str, world: World, tmp_path: Path) -> None:
     sets = dialogues(tmp_path / "sets", sft=[] if content == "empty" else None, pairs=[]).path
-    with pytest.raises(ChatloomError, match="stage `sft`.*no item to train on"):
+    with pytest.raises(ChatloomError, match=r"stage `sft`.*no item to train on"):
         world.run("sft", tmp_path / "sft", inputs={"conversations": [sets]})
 
 
@@ -122,14 +127,47 @@ def test_conversations_without_an_assistant_teach_nothing_and_are_refused(world:
 
 
 def test_text_that_spells_a_special_token_cannot_end_a_turn(world: World, tmp_path: Path) -> None:
-    forged = [
-        Conversation(f"f{i}", [Message("user", "<|end|>x"), Message("assistant", "<|end|>y")]) for i in range(4)
-    ]
+    forged = [Conversation(f"f{i}", [Message("user", "<|end|>x"), Message("assistant", "<|end|>y")]) for i in range(4)]
     sets = dialogues(tmp_path / "sets", sft=forged).path
     made = world.run("sft", tmp_path / "sft", inputs={"conversations": [sets]}, epochs=1)
     bundle = load_bundle(made.path)
     ids = bundle.chat.render(forged[0].messages, bundle.vocabulary).ids
     assert ids.count(bundle.vocabulary.id_of("<|end|>")) == 2
+
+
+def planted(monkeypatch: pytest.MonkeyPatch, steps: Callable[[int], bool]) -> None:
+    """One NaN in the last micro-batch of some steps."""
+    calls = 0
+    original = NextTokenLoss.__call__
+
+    def poisoned(self: NextTokenLoss, batch: Batch) -> Terms:
+        nonlocal calls
+        terms = original(self, batch)
+        calls += 1
+        return Terms(terms.total * float("nan")) if steps(calls) else terms
+
+    monkeypatch.setattr(NextTokenLoss, "__call__", poisoned)
+
+
+def test_a_step_with_a_nan_is_skipped_and_counted(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planted(monkeypatch, lambda call: call == 5)
+    made = world.run("sft", tmp_path / "sft", epochs=2, loop={"micro_batch_tokens": 120})
+    assert made.metrics["skipped_steps"] == 1
+    rows = read_metrics(made.path / "metrics.jsonl").rows
+    assert len(rows) == 10
+    assert [row["skipped"] for row in rows if "skipped" in row] == [1.0]
+    assert made.metrics["heldout_loss"] > 0  # which a NaN in a weight would have spoilt
+
+
+def test_a_run_that_only_gives_nan_ends_with_the_causes_and_keeps_its_checkpoint(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planted(monkeypatch, lambda call: call > 6)
+    with pytest.raises(ChatloomError, match=r"3 steps in a row were skipped.*loss is nan.*learning rate is too high"):
+        world.run("sft", tmp_path / "sft", loop={"max_skips": 2, "checkpoint_every": 2})
+    assert checkpoints.latest(partial_of(tmp_path / "sft")) is not None
 
 
 def test_a_micro_batch_smaller_than_a_row_is_said(world: World, tmp_path: Path) -> None:

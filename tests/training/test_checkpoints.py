@@ -1,4 +1,4 @@
-"""Promises of checkpoints: committed by one rename, found by their hashes, never lost to a full disk or a damaged file."""
+"""Promises of checkpoints: committed by one rename, found by their hashes, not lost to a full disk or damage."""
 
 from __future__ import annotations
 

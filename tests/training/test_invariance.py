@@ -115,7 +115,8 @@ def other_order(segments: list[Segment]) -> list[Batch]:
     found = []
     for batch in reversed(micro_batches(segments[::-1], 2 * ROW, ROW, PAD)):
         flip = batch.tokens.shape[0] - 1
-        rows = {name: getattr(batch, name).flip(0) for name in ("tokens", "targets", "positions", "segments", "weights")}
+        names = ("tokens", "targets", "positions", "segments", "weights")
+        rows = {name: getattr(batch, name).flip(0) for name in names}
         found.append(replace(batch, **rows, segment_row=flip - batch.segment_row))
     return found
 

@@ -43,8 +43,9 @@ class Toy:
             identity={"seed": 1},
             loop=LoopSettings(**{"checkpoint_seconds": 1e6, **settings}),
             write_model=lambda folder: save_file({"w": self.module.weight.detach()}, folder / "m.safetensors"),
-            load_model=lambda folder: self.module.load_state_dict({"weight": load_file(folder / "m.safetensors")["w"]})
-            and None,
+            load_model=lambda folder: (
+                self.module.load_state_dict({"weight": load_file(folder / "m.safetensors")["w"]}) and None
+            ),
             extra_state=lambda: State({"number": self.number}, {}),
             load_extra=self.load,
             quiet=True,
@@ -114,9 +115,7 @@ def test_a_run_that_ended_itself_stays_ended(tmp_path: Path) -> None:
 @pytest.mark.skipif(
     signal.getsignal(signal.SIGINT) is not signal.default_int_handler, reason="this process handles Ctrl-C otherwise"
 )
-def test_ctrl_c_finishes_the_step_saves_and_is_then_delivered(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_finishes_the_step_saves_and_is_then_delivered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     monkeypatch.setattr(loop, "say", said.append)
     first = Toy(tmp_path)

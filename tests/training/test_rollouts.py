@@ -86,7 +86,9 @@ def test_values_are_read_at_the_state_before_each_token(model: Transformer, rewa
         assert not table[i, length:].any()
 
 
-def test_the_reward_is_read_at_the_last_real_token_whatever_the_padding(model: Transformer, reward: RewardModel) -> None:
+def test_the_reward_is_read_at_the_last_real_token_whatever_the_padding(
+    model: Transformer, reward: RewardModel
+) -> None:
     rolled = rolled_out(model, 1.0)
     for micro_tokens in (32, 4096):
         scores = reward_scores(reward, batches_of(rolled.segments, 32, micro_tokens, 0, "cpu"), len(rolled))

@@ -98,13 +98,20 @@ def describe(stage: Stage) -> None:
     out.print(table)
 
 
-def setting_rows(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
-    """(dotted name, type, default, description) of every setting, nested ones included; `*` marks runtime ones."""
+def setting_rows(
+    model: type[BaseModel], prefix: str = "", within: BaseModel | None = None
+) -> Iterator[tuple[str, str, str, str]]:
+    """(dotted name, type, default, description) of every setting, nested ones included; `*` marks runtime ones.
+
+    `within` is the default of the group that `model` describes: its values may differ from the class's own.
+    """
     for name, field in model.model_fields.items():
         nested = _nested(field.annotation)
-        default = field.get_default(call_default_factory=True, validated_data={})
+        default = (
+            field.get_default(call_default_factory=True, validated_data={}) if within is None else getattr(within, name)
+        )
         if nested is not None and not _is_optional(field.annotation):
-            yield from setting_rows(nested, f"{prefix}{name}.")
+            yield from setting_rows(nested, f"{prefix}{name}.", default if isinstance(default, BaseModel) else None)
             continue
         star = "*" if is_runtime(model, name) else ""
         shown = "required" if default is PydanticUndefined else _value_text(default)

@@ -173,15 +173,42 @@ QUESTIONS: dict[str, dict[str, Phrasings]] = {
 
 # Put around a question of instruction tuning, so that the model learns to read past what it has not met before.
 LEADS: dict[str, tuple[str, ...]] = {
-    "en": ("Hello. ", "Hi! ", "Please: ", "A question. ", "I am learning Python. ", "Thanks for helping. ", "One more thing. ",
-           "While reviewing code I got stuck. ", "For my notes: ", "Sorry to bother you. "),
-    "zh": ("你好，", "请问，", "麻烦你，", "有个问题：", "我在学 Python。", "谢谢你的帮助。", "还有一件事，", "看代码时卡住了，",
-           "做笔记用：", "打扰一下，"),
-}  # fmt: skip
+    "en": (
+        "Hello. ",
+        "Hi! ",
+        "Please: ",
+        "A question. ",
+        "I am learning Python. ",
+        "Thanks for helping. ",
+        "One more thing. ",
+        "While reviewing code I got stuck. ",
+        "For my notes: ",
+        "Sorry to bother you. ",
+    ),
+    "zh": (
+        "你好，",
+        "请问，",
+        "麻烦你，",
+        "有个问题：",
+        "我在学 Python。",
+        "谢谢你的帮助。",
+        "还有一件事，",
+        "看代码时卡住了，",
+        "做笔记用：",
+        "打扰一下，",
+    ),
+}
 TAILS: dict[str, tuple[str, ...]] = {
-    "en": (" Thanks.", " Keep it short.", " I forgot.", " Be brief, please.", " I need it for work.", " One line is enough."),
+    "en": (
+        " Thanks.",
+        " Keep it short.",
+        " I forgot.",
+        " Be brief, please.",
+        " I need it for work.",
+        " One line is enough.",
+    ),
     "zh": ("谢谢。", "简短一点。", "我忘了。", "请简要回答。", "工作上要用。", "一行就够了。"),
-}  # fmt: skip
+}
 
 
 ANSWERS = {"en": "{sentence}", "zh": "官方说明：{sentence}"}

@@ -22,7 +22,9 @@ PROMPTS_AT_ONCE = 512
 
 @dataclass(frozen=True)
 class Scored:
-    """One sampled answer: text, reward (None without a reward model), summed log-probability (nats), tokens with the end."""
+    """One sampled answer: text, reward (None without a reward model), summed log-probability (nats), tokens with the
+    end.
+    """
 
     text: str
     reward: float | None
@@ -30,6 +32,25 @@ class Scored:
     tokens: int
     ended: bool
     kl: float | None = None
+
+
+def answerable(policy: Bundle, prompts: Sequence[Prompt], max_new_tokens: int) -> tuple[list[Prompt], int]:
+    """The prompts that leave room for an answer in the model's context, and how many do not.
+
+    Raises ChatloomError when none does.
+    """
+    room = policy.model.config.max_positions - max_new_tokens
+    kept = [
+        prompt
+        for prompt in prompts
+        if len(policy.chat.render(prompt.messages, policy.vocabulary, open_reply=True)) <= room
+    ]
+    if not kept:
+        raise ChatloomError(
+            f"none of {len(prompts)} prompts leaves room for max_new_tokens = {max_new_tokens} in a context of "
+            f"{policy.model.config.max_positions}; lower max_new_tokens, or give shorter prompts"
+        )
+    return kept, len(prompts) - len(kept)
 
 
 def sample_and_score(
@@ -48,9 +69,11 @@ def sample_and_score(
     label: str = "sampling",
     quiet: bool = False,
 ) -> list[list[Scored]]:
-    """n answers to every prompt, in order; temperature 0 is greedy. The same (seed, prompt place, sample) gives the same draw.
+    """n answers to every prompt, in order; temperature 0 is greedy. The same (seed, prompt place, sample) gives the
+    same draw.
 
-    With `reference`, each answer carries the KL of the policy to it: the exact KL over the vocabulary at every state the
+    With `reference`, each answer carries the KL of the policy to it: the exact KL over the vocabulary at every state
+    the
     answer went through, summed (nats an answer) - unbiased as a mean over samples at temperature 1, and far less noisy
     than the difference of two log-probabilities. Raises ChatloomError for a prompt that leaves no room for an answer.
     """
@@ -117,9 +140,7 @@ def _rewards(
     if reward is None:
         return [None] * len(rolled)
     model = reward.reward
-    batches = batches_of(
-        rolled.segments, model.config.max_positions, micro_tokens, reward.vocabulary.pad_id, device
-    )
+    batches = batches_of(rolled.segments, model.config.max_positions, micro_tokens, reward.vocabulary.pad_id, device)
     scores = reward_scores(model, batches, len(rolled)) - penalty * (~rolled.ended).float()
     return scores.tolist()
 
@@ -141,7 +162,8 @@ def _kls(
     for batch in batches_of(rolled.segments, p.config.max_positions, micro_tokens, policy.vocabulary.pad_id, device):
         index = supervised_index(batch)
         hidden = [
-            model(batch.tokens, batch.positions, batch.segments).flatten(0, 1).index_select(0, index) for model in (p, q)
+            model(batch.tokens, batch.positions, batch.segments).flatten(0, 1).index_select(0, index)
+            for model in (p, q)
         ]
         kl = full_kl(hidden[0], p.unembedding, hidden[1], q.unembedding, temperature=scale)
         where, _ = cells(batch, index, rolled.prompt_lengths)

@@ -1,11 +1,12 @@
-"""Stage `best-of-n`: sample n answers to each prompt, score them with the reward model, keep all, and pair best with worst.
+"""Stage `best-of-n`: sample n answers to each prompt, score them with the reward model, keep all, and pair best with
+worst.
 
-The rollouts are what DPO learns from (the policy's own answers ranked by the reward model), and what the curve of reward
+The rollouts are what DPO learns from (the policy's own answers ranked by the reward model), and what the curve of
+reward
 over n is estimated from.
 """
 
 from __future__ import annotations
-
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,10 +17,10 @@ from chatloom.artifact import write_json
 from chatloom.dialogue.record import Preference
 from chatloom.dialogue.storage import Prompt, read_prompts, write_preferences
 from chatloom.errors import ChatloomError
-from chatloom.evaluation.sampling import Scored, sample_and_score
+from chatloom.evaluation.sampling import Scored, answerable, sample_and_score
 from chatloom.objectives.best_of_n import best_of_n_curve, best_of_n_kl
 from chatloom.settings import Settings, runtime
-from chatloom.stage import Context, Input, Plan, PlanContext, Stage
+from chatloom.stage import Context, Input, Line, Plan, PlanContext, Stage
 from chatloom.training.bundle import load_bundle
 from chatloom.training.costs import planned_config, training_plan
 from chatloom.training.session import resolve_device
@@ -44,8 +45,12 @@ class BestOfNSettings(Settings):
     max_prompts: int = Field(1024, ge=1, description="use at most this many prompts, in their order")
     max_new_tokens: int = Field(64, ge=1, description="longest answer, in tokens")
     temperature: float = Field(1.0, gt=0, description="of the policy")
-    pairs_per_prompt: int = Field(1, ge=0, description="pairs made of each prompt's answers: best with worst, and inwards")
-    min_gap: float = Field(0.5, ge=0, description="a pair's rewards differ by at least this (in the normalised reward's unit)")
+    pairs_per_prompt: int = Field(
+        1, ge=0, description="pairs made of each prompt's answers: best with worst, and inwards"
+    )
+    min_gap: float = Field(
+        0.5, ge=0, description="a pair's rewards differ by at least this (in the normalised reward's unit)"
+    )
     missing_end_penalty: float = Field(1.0, ge=0, description="taken off the score of an answer that never ended")
     device: str = runtime("auto", description="auto, cpu, cuda, cuda:N or mps")
     micro_batch_tokens: int = runtime(16384, ge=1, description="tokens in one forward pass")
@@ -60,9 +65,9 @@ def run(context: Context) -> None:
     prompts: list[Prompt] = []
     for artifact in context.artifacts("prompts"):
         prompts += read_prompts(artifact.file("prompts.parquet"))
-    prompts = prompts[: settings.max_prompts]
     if not prompts:
         raise ChatloomError(f"stage `{context.name}`: there is no prompt to answer")
+    prompts, too_long = answerable(policy, prompts[: settings.max_prompts], settings.max_new_tokens)
     pools = sample_and_score(
         policy,
         reward,
@@ -101,6 +106,7 @@ def run(context: Context) -> None:
     write_json(context.path / "curve.json", curve)
     context.metrics.update(
         prompts=len(prompts),
+        prompts_too_long=too_long,
         answers=len(rows),
         pairs=len(pairs),
         mean_reward=curve[0]["reward"],
@@ -152,7 +158,9 @@ def plan(context: PlanContext) -> Plan:
             refusals=(f"max_new_tokens ({settings.max_new_tokens}) fills the whole context ({config.max_positions})",)
         )
     tokens = settings.max_prompts * settings.n * settings.max_new_tokens
-    return training_plan(config, context, tokens=tokens, passes=2.0, trained=0, frozen=2)
+    costs = training_plan(config, context, tokens=tokens, passes=2.0, trained=0, frozen=2)
+    pairs = Line("pairs", settings.max_prompts * settings.pairs_per_prompt, "pairs")
+    return Plan((*costs.lines, pairs))
 
 
 STAGE = Stage(

@@ -42,9 +42,7 @@ def run(context: Context) -> None:
         {name: getattr(settings, name) for name in CorpusSettings.model_fields}, where=f"stages.{context.name}"
     )
     with progress(None, unit="pages", label=context.name, quiet=context.quiet) as bar:
-        metrics = clean(
-            plain, sources, context.path, workers=settings.workers or None, seed=context.seed, progress=bar
-        )
+        metrics = clean(plain, sources, context.path, workers=settings.workers or None, seed=context.seed, progress=bar)
     context.metrics.update(metrics)
 
 
@@ -101,7 +99,9 @@ STAGE = Stage(
     about="raw pages -> cleaned, labelled documents",
     version=1,
     settings=CorpusStageSettings,
-    inputs={"pages": Input("files or folders: WARC, HTML, text, JSON lines, Parquet", required=False, many=True, files=True)},
+    inputs={
+        "pages": Input("files or folders: WARC, HTML, text, JSON lines, Parquet", required=False, many=True, files=True)
+    },
     output="documents",
     run=run,
     plan=plan,

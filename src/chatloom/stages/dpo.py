@@ -40,7 +40,9 @@ class DpoSettings(Settings):
     )
     beta: float = Field(0.1, gt=0, description="strength of the pull to the reference (Rafailov 2023: 0.1)")
     label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="share of pairs taken to be swapped; cdpo and robust")
-    nll_weight: float = Field(0.0, ge=0, description="adds -log p(chosen) a token, which keeps the chosen answer likely")
+    nll_weight: float = Field(
+        0.0, ge=0, description="adds -log p(chosen) a token, which keeps the chosen answer likely"
+    )
     max_rejected_share: float = Field(0.05, ge=0, le=1, description="stop when more pairs than this do not fit")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast, fp32 weights")
     optimizer: OptimizerSettings = Field(
@@ -161,9 +163,10 @@ def check_start(objective: DpoLoss, loss: PreferenceLoss, precision: str) -> Non
     found, expected = objective.first_value, loss.value_at_reference
     if found is None or not abs(found - expected) < START_TOLERANCE[precision] * max(1.0, abs(expected)):
         raise ChatloomError(
-            f"the first {loss.kind} loss is {found}, but policy and reference are equal, where it must be {expected:.6f}. "
-            "Likely causes: reference log-probabilities of another model, template or data; dropout left on; answers cut "
-            "differently in the two passes; a precision too low (try fp32)."
+            f"the first {loss.kind} loss is {found}, but policy and reference are equal, where it must be "
+            f"{expected:.6f}. "
+            "Likely causes: reference log-probabilities of another model, template or data; dropout left on; "
+            "answers cut differently in the two passes; a precision too low (try fp32)."
         )
 
 
@@ -193,7 +196,7 @@ def _pairs(context: Context) -> list[Preference]:
 def plan(context: PlanContext) -> Plan:
     """Cost from the model's plan and an estimate of the pairs' tokens."""
     settings: DpoSettings = context.settings
-    return model_plan(context, passes=2 * settings.epochs, data="preferences", factor=4.0)
+    return model_plan(context, passes=2 * settings.epochs, data="preferences", count="pairs", factor=4.0)
 
 
 STAGE = Stage(
@@ -209,4 +212,3 @@ STAGE = Stage(
     run=run,
     plan=plan,
 )
-

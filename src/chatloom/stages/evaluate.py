@@ -1,6 +1,7 @@
 """Stage `evaluate`: models answer the same test prompts; one table by gold score, reward, KL, length and ending.
 
-Gold is the true answer, which no training stage saw as a score. Best-of-n answers with the baseline's samples and the reward
+Gold is the true answer, which no training stage saw as a score. Best-of-n answers with the baseline's samples and
+the reward
 model's choice.
 """
 
@@ -22,12 +23,13 @@ from chatloom.dialogue.checks import exact_match, is_refusal, politeness, token_
 from chatloom.dialogue.storage import Prompt, read_prompts
 from chatloom.errors import ChatloomError
 from chatloom.evaluation.comparison import compare, visible_columns
-from chatloom.evaluation.sampling import Scored, best, sample_and_score
+from chatloom.evaluation.sampling import Scored, answerable, best, sample_and_score
 from chatloom.objectives.best_of_n import best_of_n_curve, best_of_n_kl
 from chatloom.reporting.tables import render_rich
 from chatloom.settings import Settings, runtime
 from chatloom.stage import Context, Input, Line, Plan, PlanContext, Stage
 from chatloom.training.bundle import Bundle, load_bundle
+from chatloom.training.costs import planned_config, training_plan
 from chatloom.training.session import resolve_device
 
 
@@ -57,12 +59,15 @@ def run(context: Context) -> None:
     folders = [artifact.path for artifact in context.artifacts("models")]
     labels = settings.labels or [folder.name for folder in folders]
     if len(labels) != len(folders):
-        raise ChatloomError(f"stage `{context.name}`: {len(labels)} labels for {len(folders)} models; give one for each")
+        raise ChatloomError(
+            f"stage `{context.name}`: {len(labels)} labels for {len(folders)} models; give one for each"
+        )
     if len(set(labels)) < len(labels):
         raise ChatloomError(
             f"stage `{context.name}`: two models are called the same ({', '.join(labels)}); give `labels` that differ"
         )
     baseline = load_bundle(folders[0], device)
+    prompts, too_long = answerable(baseline, prompts, settings.max_new_tokens)
     sampled: dict[str, list[list[Scored]]] = {}
     greedy: dict[str, list[list[Scored]]] = {}
     for label, folder in zip(labels, folders, strict=True):
@@ -86,7 +91,7 @@ def run(context: Context) -> None:
     (context.path / "table.txt").write_text(render_tables(tables), encoding="utf-8")
     write_json(context.path / "samples.json", side_by_side(prompts, chosen, settings.n_samples_shown))
     _write_answers(context, prompts, {**chosen, **{f"{label} (greedy)": pools for label, pools in greedy.items()}})
-    context.metrics.update(prompts=len(prompts), table=tables)
+    context.metrics.update(prompts=len(prompts), prompts_too_long=too_long, table=tables)
 
 
 def render_tables(tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
@@ -165,7 +170,9 @@ def _table(
 
 
 def gold_curve(prompts: Sequence[Prompt], pools: Sequence[Sequence[Scored]], size: int) -> list[dict[str, float]]:
-    """Reward and gold (or politeness) scores of best-of-n for n = 1, 2, 4, ... `size` on the test prompts, with the analytic KL (nats)."""
+    """Reward and gold (or politeness) scores of best-of-n for n = 1, 2, 4, ... `size` on the test prompts, with the
+    analytic KL (nats).
+    """
     rewards = torch.tensor([[item.reward for item in pool[:size]] for pool in pools], dtype=torch.float64)
     rows = [[judged(prompt, item) for item in pool[:size]] for prompt, pool in zip(prompts, pools, strict=True)]
     ns = [n for n in (1, 2, 4, 8, 16, 32, 64, 128, 256) if n < size] + [size]
@@ -213,9 +220,7 @@ def _write_answers(
 def _prompts(context: Context) -> list[Prompt]:
     settings: EvaluateSettings = context.settings
     found = [
-        prompt
-        for artifact in context.artifacts("tests")
-        for prompt in read_prompts(artifact.file("test.parquet"))
+        prompt for artifact in context.artifacts("tests") for prompt in read_prompts(artifact.file("test.parquet"))
     ]
     if not found:
         raise ChatloomError(f"stage `{context.name}`: there is no test prompt")
@@ -230,7 +235,11 @@ def plan(context: PlanContext) -> Plan:
     models = context.inputs.get("models", [])
     count = len(models) if isinstance(models, list) else 1
     answers = settings.max_prompts * (settings.best_of + count * (settings.samples + int(settings.greedy)))
-    return Plan((Line("tokens", answers * settings.max_new_tokens, "tokens"),))
+    config = planned_config(context, "models")
+    if config is None:
+        return Plan((Line("tokens", answers * settings.max_new_tokens, "tokens"),))
+    # One pass to sample, one each for the reward and for the KL.
+    return training_plan(config, context, tokens=answers * settings.max_new_tokens, passes=3.0, trained=0, frozen=3)
 
 
 STAGE = Stage(

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from chatloom.dialogue.storage import read_prompts
 from chatloom.errors import ChatloomError
+from chatloom.evaluation.sampling import answerable
 from chatloom.generation.engine import generate
 from chatloom.generation.sampling import Sampling
 from chatloom.model.heads import RewardModel, ValueModel
@@ -66,6 +67,9 @@ class PpoSettings(Settings):
     entropy_coefficient: float = Field(0.0, ge=0, description="entropy bonus; 0 in the published recipes")
     gamma: float = Field(1.0, gt=0, le=1, description="discount a token")
     lam: float = Field(0.95, ge=0, le=1, description="GAE lambda")
+    critic_warmup: int = Field(
+        0, ge=0, description="first iterations in which only the critic learns, so that advantages are not its errors"
+    )
     whiten_rewards: bool = Field(False, description="scale rewards to unit variance, mean kept (OpenAI: on, N+: off)")
     missing_end_penalty: float = Field(1.0, ge=0, description="taken off the score of an answer that never ended")
     reward_clip: float | None = Field(5.0, description="scores are clipped to +- this (DeepSpeed-Chat: 5)")
@@ -97,10 +101,21 @@ class Experience:
 
 
 class PpoLoss:
-    """Clipped policy loss + value loss (- entropy bonus), a mean over the real tokens of a minibatch."""
+    """Clipped policy loss + value loss (- entropy bonus), a mean over the real tokens of a minibatch.
 
-    def __init__(self, actor: Transformer, critic: ValueModel, settings: PpoSettings, data: Experience) -> None:
+    With `policy_weight` 0 (the critic's warm-up) the policy gets a gradient of exactly 0 and stays as it is.
+    """
+
+    def __init__(
+        self,
+        actor: Transformer,
+        critic: ValueModel,
+        settings: PpoSettings,
+        data: Experience,
+        policy_weight: float = 1.0,
+    ) -> None:
         self.actor, self.critic, self.settings, self.data = actor, critic, settings, data
+        self.policy_weight = policy_weight
         self.squares = self.tokens = self.largest = 0.0
 
     def weight(self, batch: Batch) -> float:
@@ -117,12 +132,12 @@ class PpoLoss:
         old, advantages, returns, old_values = (
             table[where].to(device) for table in (data.old_logprobs, data.advantages, data.returns, data.old_values)
         )
-        policy = policy_loss(
-            scored.logprobs, old, advantages, clip_low=choice.clip_range, clip_high=choice.clip_range
-        )
+        policy = policy_loss(scored.logprobs, old, advantages, clip_low=choice.clip_range, clip_high=choice.clip_range)
         values = self.critic(batch.tokens, batch.positions, batch.segments).flatten().index_select(0, scored.index)
         critic, clipped = value_loss(values, old_values, returns, clip=choice.value_clip)
-        losses = policy.losses + choice.value_coefficient * critic - choice.entropy_coefficient * scored.entropies
+        losses = choice.value_coefficient * critic + self.policy_weight * (
+            policy.losses - choice.entropy_coefficient * scored.entropies
+        )
         count = float(len(losses))
         with torch.no_grad():
             squares = float((policy.log_ratio**2).sum())
@@ -170,15 +185,11 @@ class Ppo:
         )
 
     def _prompts(self, context: Context) -> list[list[int]]:
-        room = self.actor.config.max_positions - self.settings.max_new_tokens
-        found, too_long = [], 0
-        for artifact in context.artifacts("prompts"):
-            for prompt in read_prompts(artifact.file("prompts.parquet")):
-                ids = self.template.render(prompt.messages, self.vocabulary, open_reply=True).ids
-                if len(ids) <= room:
-                    found.append(ids)
-                else:
-                    too_long += 1
+        given = [
+            item for source in context.artifacts("prompts") for item in read_prompts(source.file("prompts.parquet"))
+        ]
+        kept, too_long = answerable(self.bundle, given, self.settings.max_new_tokens)
+        found = [self.template.render(item.messages, self.vocabulary, open_reply=True).ids for item in kept]
         context.metrics["prompts"], context.metrics["prompts_too_long"] = len(found), too_long
         if len(found) < self.settings.batch_prompts:
             raise ChatloomError(
@@ -211,9 +222,7 @@ class Ppo:
             prompt_keys=list(range(first, first + choice.batch_prompts)),
         )
         drawn = [item[0] for item in samples]
-        rolled = answers(
-            prompts, [s.tokens for s in drawn], [s.logprobs for s in drawn], [s.finished for s in drawn]
-        )
+        rolled = answers(prompts, [s.tokens for s in drawn], [s.logprobs for s in drawn], [s.finished for s in drawn])
         batches = self.pack(rolled, range(len(rolled)))
         mask = rolled.mask
         old, entropies = logprob_table(self.actor, rolled, batches, choice.temperature)
@@ -254,7 +263,7 @@ class Ppo:
         for epoch in range(choice.epochs):
             order = _permutation(self.seed, iteration, epoch, len(data.rolled))
             for part in np.array_split(order, choice.minibatches):
-                loss = PpoLoss(self.actor, self.critic, choice, data)
+                loss = PpoLoss(self.actor, self.critic, choice, data, float(iteration >= choice.critic_warmup))
                 collected.append(self.trainer.update(self.pack(data.rolled, part), loss))
                 if not largest and epoch == 0 and len(collected) == 1:
                     self._check_first_ratio(loss.largest)
@@ -283,18 +292,19 @@ class Ppo:
         limit = RATIO_TOLERANCE[self.settings.precision]
         if not largest < limit:
             raise ChatloomError(
-                f"PPO's first minibatch has |log ratio| up to {largest:.2e}, expected under {limit:g}: the policy that is "
-                "updated is not the one whose log-probabilities were stored. Likely causes: dropout left on; another "
-                "temperature in one of the two passes; weights changed in between; a precision too low (try fp32)."
+                f"PPO's first minibatch has |log ratio| up to {largest:.2e}, expected under {limit:g}: the policy "
+                "that is updated is not the one whose log-probabilities were stored. Likely causes: dropout left on; "
+                "another temperature in one of the two passes; weights changed in between; a precision too low "
+                "(try fp32)."
             )
 
     def _check_sampler(self, distance: float) -> None:
         limit = SAMPLER_TOLERANCE[self.settings.precision]
         if not distance < limit:
             raise ChatloomError(
-                f"the sampler's log-probabilities differ from the trainer's by up to {distance:.2e} nats, expected under "
-                f"{limit:g}. Likely causes: stale weights in the sampler; another temperature; a truncated distribution "
-                "(top_k, top_p) in sampling; a precision too low."
+                f"the sampler's log-probabilities differ from the trainer's by up to {distance:.2e} nats, expected "
+                f"under {limit:g}. Likely causes: stale weights in the sampler; another temperature; a truncated "
+                "distribution (top_k, top_p) in sampling; a precision too low."
             )
 
     def state(self) -> State:
@@ -384,6 +394,10 @@ def plan(context: PlanContext) -> Plan:
     if settings.max_new_tokens >= config.max_positions:
         return Plan(
             refusals=(f"max_new_tokens ({settings.max_new_tokens}) fills the whole context ({config.max_positions})",)
+        )
+    if settings.critic_warmup >= settings.iterations:
+        return Plan(
+            refusals=(f"critic_warmup ({settings.critic_warmup}) leaves none of {settings.iterations} iterations",)
         )
     if settings.batch_prompts < settings.minibatches:
         return Plan(refusals=(f"minibatches ({settings.minibatches}) exceed batch_prompts ({settings.batch_prompts})",))

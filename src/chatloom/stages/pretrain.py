@@ -116,7 +116,8 @@ def run(context: Context) -> None:
 def heldout_scores(
     tokens: Artifact, train_store: TokenStore, bundle: Bundle, device: torch.device
 ) -> dict[str, dict[str, object]]:
-    """Bits per byte on the held-out documents: the model, a unigram and a trigram baseline; empty without such documents.
+    """Bits per byte on the held-out documents: the model, a unigram and a trigram baseline; empty without such
+    documents.
 
     The model reads each document in pieces of its context that share one token, so every token is predicted once.
     """
@@ -175,7 +176,7 @@ def _reload(model: Transformer, folder: Path) -> None:
 
 
 def plan(context: PlanContext) -> Plan:
-    """Cost of the training tokens; refuses a model whose context no document needs, or sizes that do not divide."""
+    """Cost of the training tokens; sizes that cannot work are refused by the model config."""
     settings: PretrainSettings = context.settings
     tokens = context.inputs.get("tokens")
     if isinstance(tokens, Artifact):

@@ -82,7 +82,15 @@ def plan(context: PlanContext) -> Plan:
     """How many records later stages will go over."""
     settings: QuestionsSettings = context.settings
     conversations = settings.n_facts * settings.questions_per_fact / (1 - settings.refusal_share)
-    return Plan((Line("records", conversations, "conversations"),))
+    pairs = settings.n_facts * settings.pairs_per_fact
+    return Plan(
+        (
+            Line("records", conversations, "conversations"),
+            Line("pairs", pairs, "pairs"),
+            Line("time", 3.0, "s"),
+            Line("disk", 1e6, "bytes"),
+        )
+    )
 
 
 STAGE = Stage(

@@ -123,7 +123,9 @@ def _results(run_: Run) -> Section | None:
                 if name == "sampled"
                 else "The likeliest token at every step."
             )
-            shown.append(render_html(visible_columns(rows), rows, group="group_title", caption=f"{name} answers. {caption}"))
+            shown.append(
+                render_html(visible_columns(rows), rows, group="group_title", caption=f"{name} answers. {caption}")
+            )
     return Section("Results", "结果", shown)
 
 
@@ -155,9 +157,7 @@ def _alignment(run_: Run) -> Section | None:
     paths = []
     if pool is not None:
         curve = pool.metrics["curve"]
-        paths.append(
-            {"name": "best-of-n", "kl": [row["kl"] for row in curve], "y": [row["reward"] for row in curve]}
-        )
+        paths.append({"name": "best-of-n", "kl": [row["kl"] for row in curve], "y": [row["reward"] for row in curve]})
     if ppo is not None:
         rows = read_metrics(ppo.path / "metrics.jsonl").rows
         paths.append({"name": "ppo", "kl": [row["kl"] for row in rows], "y": [row["reward"] for row in rows]})
@@ -168,8 +168,8 @@ def _alignment(run_: Run) -> Section | None:
                 paths.append({"name": "dpo", "kl": [0.0, row["kl"]], "y": [table[0]["reward"], row["reward"]]})
     if paths:
         caption = (
-            "Each path starts at the instruction-tuned model (KL 0). Further up is a better reward, further right a larger "
-            "departure from that model; a path that turns down would be over-optimisation."
+            "Each path starts at the instruction-tuned model (KL 0). Further up is a better reward, further right a "
+            "larger departure from that model; a path that turns down would be over-optimisation."
         )
         shown.append(
             blocks.figure(
@@ -189,8 +189,8 @@ def _alignment(run_: Run) -> Section | None:
         ]
         svg = plots.best_of_n([row["n"] for row in curve], lines, description="gold score of best-of-n", y="gold score")
         caption = (
-            "Test prompts, answered by the instruction-tuned model n times; the reward model picks. An unbiased estimate "
-            "from one pool of samples."
+            "Test prompts, answered by the instruction-tuned model n times; the reward model picks. An "
+            "unbiased estimate from one pool of samples."
         )
         shown.append(blocks.figure(svg, "Best of n", caption))
     return Section("Reward, KL and gold score", "奖励、KL 与真实得分", shown) if shown else None
@@ -238,7 +238,9 @@ def _corpus(run_: Run) -> Section | None:
         for rule, found in step["removed"].items()
     ]
     shown: list[Html | str] = [
-        blocks.figure(svg, "What cleaning kept", "Dropped pages are kept apart with their reason, in dropped.parquet.", wide=True)
+        blocks.figure(
+            svg, "What cleaning kept", "Dropped pages are kept apart with their reason, in dropped.parquet.", wide=True
+        )
     ]
     if reasons:
         columns = [Column(key, key, "," if key in ("documents", "characters") else "") for key in reasons[0]]
@@ -337,7 +339,16 @@ STAGE = Stage(
     inputs={
         "stages": Input(
             "every artifact to report on, in order",
-            kinds=("documents", "conversations", "vocabulary", "tokens", "model", "reward-model", "rollouts", "evaluation"),
+            kinds=(
+                "documents",
+                "conversations",
+                "vocabulary",
+                "tokens",
+                "model",
+                "reward-model",
+                "rollouts",
+                "evaluation",
+            ),
             many=True,
         )
     },

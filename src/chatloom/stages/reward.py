@@ -99,7 +99,9 @@ class RankingLoss:
         return Terms(total, sums)
 
     def _best_answers_nll(self, batch: Batch, hidden: Tensor, ranks: Tensor) -> Tensor:
-        """Sum over prompts of the mean nats a token of the best answer (the regulariser of N+ and of InstructGPT's ptx)."""
+        """Sum over prompts of the mean nats a token of the best answer (the regulariser of N+ and of InstructGPT's
+        ptx).
+        """
         index = supervised_index(batch)
         segments = batch.segments.flatten().index_select(0, index)
         best = ranks.index_select(0, segments) == 0
@@ -126,7 +128,8 @@ def run(context: Context) -> None:
     vocabulary, template = start.vocabulary, start.chat
     if settings.lm_weight and not start.model.config.tie_embeddings:
         raise ChatloomError(
-            f"stage `{context.name}`: lm_weight needs tied embeddings: a reward model keeps no output matrix; set it to 0"
+            f"stage `{context.name}`: lm_weight needs tied embeddings, as a reward model keeps no "
+            "output matrix; set it to 0"
         )
     model = RewardModel(start.model, generator=torch.Generator().manual_seed(context.seed)).to(device)
     row_length = model.config.max_positions
@@ -185,7 +188,8 @@ def normalise(
 ) -> dict[str, float]:
     """Fold gain = 1 / std(samples) and bias = -gain * mean(chosen) into the model (Ziegler 2019; N+ detail 21).
 
-    The standard deviation is of the chat model's own answers to the preferences' prompts, so that a reward of 1 means one
+    The standard deviation is of the chat model's own answers to the preferences' prompts, so that a reward of 1
+    means one
     spread of what the policy does before alignment.
     """
     model, vocabulary, template = bundle.reward, bundle.vocabulary, bundle.chat
@@ -223,7 +227,9 @@ def normalise(
 
 
 def _prompts(context: Context, bundle: Bundle) -> list[list[int]]:
-    """Prompts for the samples: `prompts.parquet` where present, else those of the preferences; short enough to be answered."""
+    """Prompts for the samples: `prompts.parquet` where present, else those of the preferences; short enough to be
+    answered.
+    """
     template, vocabulary = bundle.chat, bundle.vocabulary
     messages = [
         prompt.messages
@@ -288,7 +294,7 @@ def _reload(model: RewardModel, folder: Path) -> None:
 def plan(context: PlanContext) -> Plan:
     """Cost from the model's plan and an estimate of the preferences' tokens."""
     settings: RewardSettings = context.settings
-    return model_plan(context, passes=2 * settings.epochs, data="preferences")
+    return model_plan(context, passes=2 * settings.epochs, data="preferences", count="pairs")
 
 
 STAGE = Stage(

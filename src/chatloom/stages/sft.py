@@ -1,4 +1,6 @@
-"""Stage `sft`: a base model and conversations -> a chat model; loss on the assistant's tokens and its end token only."""
+"""Stage `sft`: a base model and conversations -> a chat model; loss on the assistant's tokens and its end token
+only.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,7 @@ class SftSettings(Settings):
 
 
 def run(context: Context) -> None:
-    """Train on `sft.parquet` of the conversations; `heldout.parquet`, where present, gives the held-out loss."""
+    """Train on `sft.parquet` of the conversations; `sft_heldout.parquet`, where present, gives the held-out loss."""
     settings: SftSettings = context.settings
     device = resolve_device(settings.loop.device)
     base = load_bundle(context.artifact("model").path, device)
@@ -95,9 +97,7 @@ def heldout_loss(context: Context, bundle: Bundle, settings: SftSettings, device
     """Mean nats per supervised token on held-out conversations, or None where there are none."""
     conversations = _conversations(context, "sft_heldout.parquet")
     template = bundle.chat
-    examples, _ = conversation_examples(
-        conversations, template, bundle.vocabulary, bundle.model.config.max_positions
-    )
+    examples, _ = conversation_examples(conversations, template, bundle.vocabulary, bundle.model.config.max_positions)
     if not examples:
         return None
     stream = ExampleStream(
@@ -151,4 +151,3 @@ STAGE = Stage(
     run=run,
     plan=plan,
 )
-

@@ -1,4 +1,6 @@
-"""Stage `tokenizer`: documents (and conversations) -> a byte-level BPE vocabulary with a report on how it compresses."""
+"""Stage `tokenizer`: documents (and conversations) -> a byte-level BPE vocabulary with a report on how it
+compresses.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,10 @@ class TokenizerSettings(Settings):
     min_count: int = Field(2, ge=1, description="a merge must be seen this often")
     allow_smaller: bool = Field(False, description="accept fewer entries when the text supports no more")
     conversation_share: float = Field(
-        1.0, ge=0, le=1, description="learn from this share of the conversations; repeated phrases else become one token"
+        1.0,
+        ge=0,
+        le=1,
+        description="learn from this share of the conversations; repeated phrases else become one token",
     )
     sample_bytes: int = Field(200_000_000, ge=1, description="learn from at most this much text")
 
@@ -95,11 +100,14 @@ def _limited(texts: Iterator[str], limit: int) -> Iterator[str]:
 
 
 def plan(context: PlanContext) -> Plan:
-    """Vocabulary size; time and memory from 1 MB/s and 50 bytes a byte of sample (measured, see docs/tokenizer.md)."""
+    """Vocabulary size; time from 1 MB/s of text, what training on a few megabytes reaches."""
     settings: TokenizerSettings = context.settings
     if settings.vocab_size < 262:
         return Plan(refusals=(f"vocab_size is {settings.vocab_size}; six special tokens and 256 bytes need 262",))
-    return Plan((Line("vocabulary", settings.vocab_size, "entries", exact=True),))
+    known = context.plans.get("documents")
+    size = min(known.value("bytes") if known else 0.0, settings.sample_bytes)
+    lines = (Line("vocabulary", settings.vocab_size, "entries", exact=True), Line("time", size / 1e6, "s"))
+    return Plan((*lines, Line("disk", 30.0 * settings.vocab_size, "bytes")))
 
 
 STAGE = Stage(

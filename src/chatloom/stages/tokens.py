@@ -36,7 +36,9 @@ def run(context: Context) -> None:
         for document in read_documents(artifact.file("documents.parquet")):
             sides[TRAIN if document.labels.get("split", TRAIN) == TRAIN else HELD_OUT].append(document)
     if not sides[TRAIN]:
-        raise ChatloomError(f"stage `{context.name}`: no document is on the training side; lower `split.held_out_share`")
+        raise ChatloomError(
+            f"stage `{context.name}`: no document is on the training side; lower `split.held_out_share`"
+        )
     settings: TokensSettings = context.settings
     ends = [vocabulary.eos_id] if settings.mark_ends else []
     counts = {}

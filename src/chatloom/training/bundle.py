@@ -72,6 +72,7 @@ def load_bundle(folder: Path, device: torch.device | str = "cpu") -> Bundle:
     config = network.config if isinstance(network, Transformer) else network.body.config
     if config.vocab_size < vocabulary.size:
         raise ChatloomError(
-            f"{folder}: the model knows {config.vocab_size} tokens, its tokenizer {vocabulary.size}; they do not belong together"
+            f"{folder}: the model knows {config.vocab_size} tokens, its tokenizer {vocabulary.size}; "
+            "they do not belong together"
         )
     return Bundle(network, vocabulary, template)

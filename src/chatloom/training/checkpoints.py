@@ -33,7 +33,9 @@ def write_state(folder: Path, state: State) -> None:
     target = folder / STATE
     target.mkdir(parents=True, exist_ok=True)
     for name, tensors in state.tensors.items():
-        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, target / f"{name}.safetensors")
+        save_file(
+            {key: value.detach().cpu().contiguous() for key, value in tensors.items()}, target / f"{name}.safetensors"
+        )
     artifact.write_json(target / "values.json", state.values)
 
 

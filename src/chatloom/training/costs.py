@@ -6,8 +6,8 @@ from pathlib import Path
 
 from chatloom.artifact import Artifact
 from chatloom.errors import ChatloomError
-from chatloom.model.config import TransformerConfig
 from chatloom.model import weight_files
+from chatloom.model.config import TransformerConfig
 from chatloom.model.huggingface_layout import from_llama_config
 from chatloom.scaling.compute import (
     Shape,
@@ -20,8 +20,9 @@ from chatloom.stage import Line, Plan, PlanContext
 
 # Share of the measured matrix-product rate that training reached with models of 1-3 M parameters on 2 CPU cores.
 UTILISATION = 0.3
-# A conversation of the demo takes about 40 tokens, one of ordinary instruction data about 300: used before it is made.
-TOKENS_A_RECORD = 60
+# The demo's conversations take about 40 tokens, ordinary instruction data 100 to 300: a guess used before they are
+# made.
+TOKENS_A_RECORD = 50
 
 
 def shape_of(config: TransformerConfig) -> Shape:
@@ -50,7 +51,9 @@ def training_plan(
     frozen: int = 0,
     micro_batch_tokens: int = 8192,
 ) -> Plan:
-    """Lines for training on `tokens` tokens; `passes`: forward passes' worth of FLOPs a token (3: forward and backward)."""
+    """Lines for training on `tokens` tokens; `passes`: forward passes' worth of FLOPs a token (3: forward and
+    backward).
+    """
     shape = shape_of(config)
     flops = passes * forward_flops_per_token(shape, config.max_positions) * tokens
     memory = training_memory(shape, micro_batch_tokens, trained_copies=trained, frozen_copies=frozen)
@@ -74,7 +77,9 @@ def config_lines(config: TransformerConfig) -> tuple[Line, ...]:
 
 
 def planned_config(context: PlanContext, name: str) -> TransformerConfig | None:
-    """The model config of an input: read from its folder when it is there, else from its own plan; None when unknown."""
+    """The model config of an input: read from its folder when it is there, else from its own plan; None when
+    unknown.
+    """
     value = context.inputs.get(name)
     folder = value.path if isinstance(value, Artifact) else value if isinstance(value, Path) else None
     if folder is not None:
@@ -85,18 +90,29 @@ def planned_config(context: PlanContext, name: str) -> TransformerConfig | None:
     known = context.plans.get(name)
     if known is None or not known.value("model.hidden_size"):
         return None
-    sizes = {line.name.removeprefix("model."): int(line.value) for line in known.lines if line.name.startswith("model.")}
+    sizes = {
+        line.name.removeprefix("model."): int(line.value) for line in known.lines if line.name.startswith("model.")
+    }
     return TransformerConfig(**sizes)
 
 
 def model_plan(
-    context: PlanContext, *, passes: float, data: str, factor: float = 3.0, trained: int = 1, frozen: int = 0
+    context: PlanContext,
+    *,
+    passes: float,
+    data: str,
+    count: str = "records",
+    factor: float = 3.0,
+    trained: int = 1,
+    frozen: int = 0,
 ) -> Plan:
-    """Plan of a stage that goes over records `passes` times, starting from its input `model`."""
+    """Plan of a stage that goes over what the plan of input `data` counts as `count`, starting from its input
+    `model`.
+    """
     config = planned_config(context, "model")
     if config is None:
         return Plan(warnings=("the model is not known yet, so its cost is not either",))
-    records = context.plans[data].value("records") if data in context.plans else 0.0
+    records = context.plans[data].value(count) if data in context.plans else 0.0
     settings = context.settings
     return training_plan(
         config,

@@ -34,7 +34,8 @@ from chatloom.training.settings import LoopSettings
 class Terms:
     """What an objective gives for one micro-batch: the weighted sum of losses, and sums to report.
 
-    `total` is sum(weight * loss), a scalar with gradient; `sums` maps a metric to (sum, weight), averaged over the step.
+    `total` is sum(weight * loss), a scalar with gradient; `sums` maps a metric to (sum, weight),
+    averaged over the step.
     """
 
     total: Tensor
@@ -140,7 +141,8 @@ class Trainer:
 class Run:
     """Where a run lives and how it saves itself.
 
-    `write_model` writes the model folder, `extra_state` / `load_extra` carry what else decides the future (controllers, critic), and
+    `write_model` writes the model folder, `extra_state` / `load_extra` carry what else decides the future
+    (controllers, critic), and
     `load_model` puts the weights of a checkpoint back.
     """
 
@@ -151,12 +153,15 @@ class Run:
     write_model: Callable[[Path], None]
     load_model: Callable[[Path], None]
     extra_state: Callable[[], State] = lambda: State({}, {})
-    load_extra: Callable[[State], None] = lambda state: None
+    load_extra: Callable[[State], None] = lambda _: None
     quiet: bool = False
 
 
-def fit(run: Run, trainer: Trainer, total: int, unit: Callable[[int], dict[str, float]], *, label: str, noun: str) -> bool:
-    """Do units (steps, or PPO iterations) up to `total`, resuming from the newest checkpoint; `unit(i)` returns metrics, and
+def fit(
+    run: Run, trainer: Trainer, total: int, unit: Callable[[int], dict[str, float]], *, label: str, noun: str
+) -> bool:
+    """Do units (steps, or PPO iterations) up to `total`, resuming from the newest checkpoint; `unit(i)` returns
+    metrics, and
     a truthy `stop` among them ends the run early.
 
     SIGINT and SIGTERM finish the unit, save, and are then delivered as if they had come only now. Whatever the moment

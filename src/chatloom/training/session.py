@@ -1,4 +1,6 @@
-"""What every training stage does around its loss: resume, fit, write the model, keep the last state, leave a picture."""
+"""What every training stage does around its loss: resume, fit, write the model, keep the last state, leave a
+picture.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,7 @@ def train(
     write_model: Callable[[Path], None],
     load_model: Callable[[Path], None],
     extra_state: Callable[[], State] = lambda: State({}, {}),
-    load_extra: Callable[[State], None] = lambda state: None,
+    load_extra: Callable[[State], None] = lambda _: None,
     finish: Callable[[], dict[str, Any]] = dict,
 ) -> list[dict[str, Any]]:
     """Run `unit` for `total` steps with resume; write model and last state into the stage's folder; return the metrics.

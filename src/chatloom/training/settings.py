@@ -18,7 +18,9 @@ class OptimizerSettings(Settings):
     eps_style: Literal["torch", "tf"] = Field(
         "torch", description="tf: epsilon outside the bias correction, as in OpenAI's RLHF code"
     )
-    weight_decay: float = Field(0.1, ge=0, description="decoupled decay of matrices; norms, biases, embeddings have none")
+    weight_decay: float = Field(
+        0.1, ge=0, description="decoupled decay of matrices; norms, biases, embeddings have none"
+    )
     clip: float = Field(1.0, ge=0, description="largest gradient norm; 0 turns clipping off")
     schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="shape of the decay")
     warmup: float = Field(0.02, ge=0, lt=1, description="share of the steps in which the rate rises to its peak")
