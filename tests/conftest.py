@@ -26,9 +26,12 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """Every stage run once on a tiny corpus, in one folder for all workers; see `toys.py`."""
-    from toys import World
+    from toys import INPUTS, World
 
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if base.name.startswith("popen-") else base) / "toy-world"
     folder.mkdir(exist_ok=True)
-    return World(folder)
+    made = World(folder)
+    for name in INPUTS:  # at once, so that none is made while a test has replaced some function
+        made[name]
+    return made

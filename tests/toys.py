@@ -73,7 +73,7 @@ INPUTS: dict[str, dict[str, Any]] = {
 
 @dataclass
 class World:
-    """The toy artifacts in one folder; each is made when it is first asked for, by whichever test asks."""
+    """The toy artifacts in one folder; each is made when it is first asked for, by whichever process asks."""
 
     folder: Path
 

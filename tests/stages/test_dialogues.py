@@ -344,8 +344,9 @@ def test_the_plan_counts_records(tmp_path: Path, sft: Path, preference: Path) ->
         }
     }
     report = recipe.plan(from_values(values), tmp_path / "runs", measure=False)
-    (line,) = report.stages[0].figures.lines
-    assert (line.name, line.value, line.exact) == ("records", N, True)
+    lines = {line.name: line for line in report.stages[0].figures.lines}
+    assert (lines["read"].value, lines["read"].exact) == (2 * N, True)
+    assert lines["records"].value == lines["pairs"].value == pytest.approx(0.7 * N)
 
 
 # --- real files ---------------------------------------------------------------------------------------------------

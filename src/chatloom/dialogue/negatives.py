@@ -1,8 +1,8 @@
 """Wrong answers to questions whose right answer is known, and names that do not exist.
 
-Each kind of wrong answer is one that a small model gives: another function's sentence, half a sentence, the same
-sentence over and over, a right start that rambles on, a refusal of what it knows, a made-up fact about a name
-that nobody defined, the answer framed in the other language.
+Each kind of wrong answer is one that a small model gives: another function's sentence, the right one gone wrong on
+the way, half a sentence, the same sentence over and over, a right start that rambles on, a refusal of what it knows,
+a made-up fact about a name that nobody defined, the answer framed in the other language.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from chatloom.dialogue.facts import Catalogue, Fact
 from chatloom.dialogue.phrasings import LANGUAGES, answer
 from chatloom.dialogue.record import DialogueError
 
-KINDS = ("another_function", "cut_off", "repeated", "rambling", "refusal", "other_language", "invented")
+KINDS = ("another_function", "altered", "cut_off", "repeated", "rambling", "refusal", "other_language", "invented")
 
 
 class Rejections:
@@ -36,6 +36,8 @@ class Rejections:
         right = answer(language, fact.sentence)
         if kind == "another_function":
             return answer(language, self.another(fact, rng).sentence)
+        if kind == "altered":
+            return answer(language, self.altered(fact, rng))
         if kind == "cut_off":
             words = fact.sentence.split(" ")
             kept = rng.randint(1, max(1, len(words) - 1))
@@ -53,6 +55,26 @@ class Rejections:
         if kind == "other_language":
             return answer(LANGUAGES[1 - LANGUAGES.index(language)], fact.sentence)
         raise DialogueError(f"kind of wrong answer is {kind!r}; expected one of {', '.join(KINDS[:-1])}")
+
+    def altered(self, fact: Fact, rng: random.Random) -> str:
+        """Return the right sentence gone wrong on the way, as sampling goes wrong.
+
+        A right start with another end, a word exchanged, or two words run together.
+        """
+        words = fact.sentence.split(" ")
+        for _ in range(100):
+            other = self.another(fact, rng).sentence.split(" ")
+            way, place = rng.randrange(3), rng.randrange(len(words))
+            if way == 0:
+                start = rng.randint(1, max(1, len(words) - 1))
+                made = words[:start] + other[-rng.randint(1, len(other)) :]
+            else:
+                word = rng.choice(other)
+                mixed = words[place][: (len(words[place]) + 1) // 2] + word[len(word) // 2 :]
+                made = [*words[:place], word if way == 1 else mixed, *words[place + 1 :]]
+            if made != words:
+                return " ".join(made)
+        raise DialogueError(f"no other sentence differs from {fact.sentence!r}; give more facts")
 
     def another(self, fact: Fact, rng: random.Random) -> Fact:
         """Return another fact, from the same module with probability `same_module_share` where it has one."""

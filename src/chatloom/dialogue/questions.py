@@ -18,13 +18,14 @@ from chatloom.dialogue.record import Conversation, DialogueError, Message, Prefe
 from chatloom.dialogue.storage import Prompt
 
 PAIR_KINDS: Mapping[str, float] = {
-    "another_function": 0.36,
-    "cut_off": 0.14,
-    "repeated": 0.09,
-    "rambling": 0.13,
-    "refusal": 0.10,
-    "other_language": 0.05,
-    "invented": 0.13,
+    "another_function": 0.30,
+    "altered": 0.20,
+    "cut_off": 0.08,
+    "repeated": 0.06,
+    "rambling": 0.07,
+    "refusal": 0.11,
+    "other_language": 0.06,
+    "invented": 0.12,
 }
 
 

@@ -232,8 +232,14 @@ def plan(context: PlanContext) -> Plan:
         exact = exact and not large
     if not refusals and not any(counts.values()):
         refusals.append(NOTHING)
-    # The stages after this one go over either sort; the larger is the safer estimate.
-    return Plan((Line("records", max(counts.values()), "records", exact=exact),), tuple(refusals))
+    share = settings.shares.train
+    used = {key: min(count, settings.max_records or count) for key, count in counts.items()}
+    lines = (
+        Line("read", sum(counts.values()), "records", exact=exact),
+        Line("records", share * used["conversations"], "conversations"),
+        Line("pairs", share * used["preferences"], "pairs"),
+    )
+    return Plan(lines, tuple(refusals))
 
 
 STAGE = Stage(

@@ -142,7 +142,7 @@ def judged(prompt: Prompt, answer: Scored) -> dict[str, Any]:
         "ended": answer.ended,
         "kl": answer.kl,
         "refused": is_refusal(answer.text),
-        "polite": politeness(answer.text) > 0,
+        "polite": politeness(answer.text) > 0 if prompt.answer is None else None,
         "cluster": prompt.metadata.get("name", prompt.id),
         "f1": None,
         "exact": None,

@@ -117,7 +117,7 @@ def _results(run_: Run) -> Section | None:
         tables = _json(item, "table.json")
         if len(evaluations) > 1:
             shown.append(blocks.heading(item.name))
-        for name, rows in tables.items():
+        for name, rows in sorted(tables.items(), reverse=True):  # sampled before greedy
             caption = (
                 "Answers sampled at the policy's own temperature. Best-of-n picks among the first model's samples."
                 if name == "sampled"
