@@ -34,7 +34,7 @@ soak: setup-dev ## the long fault and kill matrices; writes docs/soak.md
 
 bench: setup-dev ## side by side with what one would use instead; writes benchmarks/results/
 	@for file in benchmarks/*.py; do \
-	  if [ -f "$$file" ]; then echo "$$file"; $(IN) "$$file" || exit 1; fi; \
+	  if [ -f "$$file" ]; then echo "$$file"; $(IN) "$$file" --write || exit 1; fi; \
 	done
 
 setup: .venv/.installed ## only the set-up of `make demo`

@@ -132,10 +132,9 @@ def generation(ours: Transformer, theirs: Any) -> list[Work]:
     if chatloom(0.0) != hugging_face(False):
         raise SystemExit("greedy tokens differ: not the same work")
     amount = len(prompts) * new
-    return [
-        ("generate greedily", "tokens", amount, {"chatloom": lambda: chatloom(0.0), "transformers": lambda: hugging_face(False)}),
-        ("generate by sampling", "tokens", amount, {"chatloom": lambda: chatloom(1.0), "transformers": lambda: hugging_face(True)}),
-    ]  # fmt: skip
+    greedy = {"chatloom": lambda: chatloom(0.0), "transformers": lambda: hugging_face(False)}
+    sampled = {"chatloom": lambda: chatloom(1.0), "transformers": lambda: hugging_face(True)}
+    return [("generate greedily", "tokens", amount, greedy), ("generate by sampling", "tokens", amount, sampled)]
 
 
 def measure(name: str, unit: str, amount: int, sides: dict[str, Callable[[], Any]], repeats: int) -> dict[str, Any]:
