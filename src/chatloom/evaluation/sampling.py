@@ -127,9 +127,16 @@ def sample_and_score(
     return pools
 
 
+def rewarded(answer: Scored) -> float:
+    """An answer's reward; raises ChatloomError when it was sampled without a reward model."""
+    if answer.reward is None:
+        raise ChatloomError("these answers were sampled without a reward model, so none of them is the best")
+    return answer.reward
+
+
 def best(pool: Sequence[Scored]) -> Scored:
     """The answer with the highest reward; the first among equals."""
-    ranked = max(range(len(pool)), key=lambda i: (pool[i].reward or 0.0, -i))
+    ranked = max(range(len(pool)), key=lambda i: (rewarded(pool[i]), -i))
     return replace(pool[ranked])
 
 

@@ -17,7 +17,7 @@ from chatloom.artifact import write_json
 from chatloom.dialogue.record import Preference
 from chatloom.dialogue.storage import Prompt, read_prompts, write_preferences
 from chatloom.errors import ChatloomError
-from chatloom.evaluation.sampling import Scored, answerable, sample_and_score
+from chatloom.evaluation.sampling import Scored, answerable, rewarded, sample_and_score
 from chatloom.objectives.best_of_n import best_of_n_curve, best_of_n_kl
 from chatloom.settings import Settings, runtime
 from chatloom.stage import Context, Input, Line, Plan, PlanContext, Stage
@@ -111,7 +111,7 @@ def run(context: Context) -> None:
         pairs=len(pairs),
         mean_reward=curve[0]["reward"],
         best_reward=curve[-1]["reward"],
-        ended=sum(row["ended"] for row in rows) / len(rows),
+        ended=sum(item.ended for pool in pools for item in pool) / len(rows),
         curve=curve,
     )
 
@@ -119,11 +119,11 @@ def run(context: Context) -> None:
 def ranked_pairs(prompt: Prompt, pool: list[Scored], count: int, min_gap: float) -> list[Preference]:
     """Up to `count` pairs of different answers: best with worst, second best with second worst, ..."""
     distinct = {(item.text, item.ended): item for item in pool}
-    ranked = sorted(distinct.values(), key=lambda item: (-item.reward, item.text))
+    ranked = sorted(distinct.values(), key=lambda item: (-rewarded(item), item.text))
     found = []
     for place in range(min(count, len(ranked) // 2)):
         best, worst = ranked[place], ranked[-1 - place]
-        if best.reward - worst.reward < min_gap:
+        if rewarded(best) - rewarded(worst) < min_gap:
             break
         found.append(
             Preference(

@@ -62,7 +62,11 @@ def plan(context: PlanContext) -> Plan:
     known = context.plans.get("documents")
     size = known.value("bytes") if known else 0.0
     vocabulary = context.plans.get("vocabulary")
-    lines = (Line("corpus_tokens", size / 4, "tokens"), Line("disk", size / 2, "bytes"), Line("time", size / 5e6, "s"))
+    lines: tuple[Line, ...] = (
+        Line("corpus_tokens", size / 4, "tokens"),
+        Line("disk", size / 2, "bytes"),
+        Line("time", size / 5e6, "s"),
+    )
     if vocabulary is not None and vocabulary.value("vocabulary"):
         lines += (Line("vocabulary", vocabulary.value("vocabulary"), "entries", exact=True),)
     return Plan(lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from chatloom.artifact import Artifact
 from chatloom.errors import ChatloomError
@@ -90,7 +91,7 @@ def planned_config(context: PlanContext, name: str) -> TransformerConfig | None:
     known = context.plans.get(name)
     if known is None or not known.value("model.hidden_size"):
         return None
-    sizes = {
+    sizes: dict[str, Any] = {
         line.name.removeprefix("model."): int(line.value) for line in known.lines if line.name.startswith("model.")
     }
     return TransformerConfig(**sizes)

@@ -183,7 +183,7 @@ def fit(
             if "tokens" in metrics and seconds > 0:
                 metrics["tokens_per_second"] = metrics["tokens"] / seconds
             reached = index + 1
-            log.append(reached, **metrics, seconds=seconds)
+            log.append(reached, "train", **metrics, seconds=seconds)
             bar.advance(1, **{key: metrics[key] for key in _SHOWN if key in metrics})
             stopped = bool(metrics.get("stop"))
             due = run.loop.checkpoint_every and reached % run.loop.checkpoint_every == 0
