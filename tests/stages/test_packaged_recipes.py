@@ -80,6 +80,52 @@ def test_bring_your_own_is_ready_once_the_three_folders_hold_files(
     assert [stage.state for stage in report.stages] == ["to do"] * len(report.stages)
 
 
+TINY = (
+    "tokenizer.vocab_size=320",
+    "tokenizer.allow_smaller=true",
+    "corpus.rules.preset=none",
+    "corpus.workers=1",
+    "pretrain.model={hidden_size: 16, n_layers: 1, n_heads: 2, context: 96}",
+    "sft.epochs=1",
+    "reward.max_new_tokens=8",
+    "reward.normalise_samples=16",
+    "best-of-n={stage: best-of-n, model: {from: sft}, reward: {from: reward}, prompts: {from: dialogues}, n: 2, max_new_tokens: 8}",
+    "ppo.iterations=2",
+    "ppo.critic_warmup=0",
+    "ppo.batch_prompts=6",
+    "ppo.max_new_tokens=8",
+    "evaluate.samples=1",
+    "evaluate.best_of=2",
+    "evaluate.max_new_tokens=8",
+)
+
+
+def test_bring_your_own_goes_from_files_to_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = [f"What is {n} plus one? {'请回答。' * (n % 2)}" for n in range(60)]
+    rows = {
+        "pretrain": [
+            {"text": f"Page {n}. Gladly, {n} plus one is {n + 1}, and that is all. 第{n}页。"} for n in range(40)
+        ],
+        "sft": [{"instruction": text, "output": f"It is {n + 1}."} for n, text in enumerate(asked)],
+        "preference": [
+            {"prompt": text, "chosen": f"Gladly: {n}.", "rejected": f"{n}, duh."} for n, text in enumerate(asked)
+        ],
+    }
+    for folder, records in rows.items():
+        (tmp_path / "data" / folder).mkdir(parents=True)
+        file = tmp_path / "data" / folder / "mine.jsonl"
+        file.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    graph = recipe.read("bring-your-own", TINY)
+    made = recipe.run(graph, tmp_path / "runs", quiet=True)
+    table = json.loads(made["evaluate"].file("table.json").read_text(encoding="utf-8"))["sampled"]
+    assert [row["method"] for row in table if row["group"] == table[0]["group"]] == ["sft", "dpo", "ppo", "best-of-2"]
+    assert all(row["polite"] is not None and row["exact"] is None for row in table)
+    assert made["reward"].metrics["heldout_accuracy"] is not None
+    page = made["report"].file("report.html").read_text(encoding="utf-8")
+    assert "polite" in page
+
+
 def test_bring_your_own_never_reads_outside_its_folders() -> None:
     stages = read_values(packaged()["bring-your-own"])["stages"]
     paths = [
