@@ -124,11 +124,15 @@ def test_a_prompts_answers_do_not_depend_on_how_many_prompts_follow(world: World
     assert [row["text"] for row in rollouts(few)] == [row["text"] for row in rows]
 
 
-def test_prompts_without_room_for_an_answer_and_no_prompts_are_said(world: World, tmp_path: Path) -> None:
-    long = [Prompt("p0", question("sky")), Prompt("long", question("0123456789" * 3))]
-    sets = dialogues(tmp_path / "sets", prompts=long).path
-    with pytest.raises(ChatloomError, match=r"prompt 'long' takes \d+ tokens and max_new_tokens is 8.*context of 40"):
-        world.run("best-of-n", tmp_path / "long", inputs={"prompts": [sets]})
+def test_prompts_without_room_for_an_answer_are_counted_and_no_prompts_said(world: World, tmp_path: Path) -> None:
+    long = Prompt("long", question("0123456789" * 3))
+    some = dialogues(tmp_path / "some", prompts=[Prompt("p0", question("sky")), long]).path
+    made = world.run("best-of-n", tmp_path / "made", inputs={"prompts": [some]})
+    assert (made.metrics["prompts"], made.metrics["prompts_too_long"]) == (1, 1)
+    assert {row["prompt"] for row in rollouts(made)} == {"p0"}
+    only = dialogues(tmp_path / "only", prompts=[long]).path
+    with pytest.raises(ChatloomError, match="none of 1 prompts leaves room for max_new_tokens = 8 in a context of 40"):
+        world.run("best-of-n", tmp_path / "long", inputs={"prompts": [only]})
     none = dialogues(tmp_path / "none", prompts=[]).path
     with pytest.raises(ChatloomError, match="there is no prompt to answer"):
         world.run("best-of-n", tmp_path / "empty", inputs={"prompts": [none]})
@@ -182,6 +186,15 @@ def test_greedy_answers_are_all_the_same(world: World) -> None:
     )
     for pool in pools:
         assert len({(item.text, round(item.reward or 0.0, 4)) for item in pool}) == 1
+
+
+def test_a_prompt_without_room_is_said_and_answers_without_reward_have_no_best(world: World) -> None:
+    policy = load_bundle(world["sft"].path)
+    long = [Prompt("long", question("0123456789" * 3))]
+    with pytest.raises(ChatloomError, match=r"prompt 'long' takes \d+ tokens and max_new_tokens is 8.*context of 40"):
+        sample_and_score(policy, None, long, n=1, max_new_tokens=8, temperature=1.0, seed=1, device=CPU, quiet=True)
+    with pytest.raises(ChatloomError, match="sampled without a reward model"):
+        best([Scored("a", None, -1.0, 3, True)])
 
 
 def test_the_best_is_the_highest_reward_and_the_first_among_equals() -> None:

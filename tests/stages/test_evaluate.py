@@ -137,9 +137,13 @@ def test_no_test_prompt_and_prompts_without_room_are_said(world: World, tmp_path
     none = dialogues(tmp_path / "none", test=[]).path
     with pytest.raises(ChatloomError, match="there is no test prompt"):
         world.run("evaluate", tmp_path / "empty", inputs={"tests": [none]})
-    long = dialogues(tmp_path / "long", test=[Prompt("long", question("0123456789" * 3), answer="x")]).path
-    with pytest.raises(ChatloomError, match=r"prompt 'long' takes .* lower max_new_tokens or leave the prompt out"):
-        world.run("evaluate", tmp_path / "evaluate", inputs={"tests": [long]})
+    long = Prompt("long", question("0123456789" * 3), answer="x")
+    only = dialogues(tmp_path / "only", test=[long]).path
+    with pytest.raises(ChatloomError, match="none of 1 prompts leaves room for max_new_tokens = 8"):
+        world.run("evaluate", tmp_path / "long", inputs={"tests": [only]})
+    some = dialogues(tmp_path / "some", test=[Prompt("t0", question("sky"), answer="blue"), long]).path
+    made = world.run("evaluate", tmp_path / "evaluate", inputs={"tests": [some]}, best_of=0, greedy=False)
+    assert (made.metrics["prompts"], made.metrics["prompts_too_long"]) == (1, 1)
 
 
 # --- the report -------------------------------------------------------------------------------------------------------

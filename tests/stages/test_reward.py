@@ -96,9 +96,10 @@ def test_it_learns_to_rank_and_its_report_holds_when_counted_again(world: World)
     assert world["reward"].metrics["heldout_accuracy"] == report["accuracy"]
 
 
-def test_the_rate_falls_to_the_asked_share(world: World) -> None:
+def test_the_rate_falls_to_zero_in_one_epoch_by_default(world: World) -> None:
     rows = read_metrics(world["reward"].path / "metrics.jsonl").rows
-    assert rows[-1]["lr"] == pytest.approx(3e-4)  # a tenth, as the settings say; by default it falls to 0
+    assert rows[0]["lr"] == 3e-3
+    assert rows[-1]["lr"] == 0.0
     assert stage.RewardSettings().optimizer.final_share == 0.0
     assert stage.RewardSettings().epochs == 1.0
 

@@ -1,7 +1,7 @@
 """Ask the C library to keep freed memory instead of giving every large buffer back to the kernel.
 
 A training step frees and asks for the same megabytes again and again. glibc answers large requests with fresh mappings,
-which the kernel fills with zeros page by page: on small models that costs a fifth to a third of the step on CPU.
+which the kernel fills with zeros page by page (docs/decisions.md has what that costs a small model).
 """
 
 from __future__ import annotations

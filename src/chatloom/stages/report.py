@@ -132,10 +132,13 @@ def _results(run_: Run) -> Section | None:
 def _cards(run_: Run, evaluation: Artifact) -> list[dict[str, Any]]:
     rows = _json(evaluation, "table.json")["sampled"]
     headline = [row for row in rows if row["group"] == rows[0]["group"]]
-    best = max(headline, key=lambda row: row["exact"])
-    cards = [
-        {"label": f"exactly right: {headline[0]['method']}", "value": f"{headline[0]['exact']:.0%}"},
-        {"label": f"exactly right: {best['method']}", "value": f"{best['exact']:.0%}", "tone": "good"},
+    # Without true answers the plain word rule is the only score that no model was trained on.
+    known = headline[0].get("exact") is not None
+    key, title = ("exact", "exactly right") if known else ("polite", "polite by the word rule")
+    best = max(headline, key=lambda row: row[key])
+    cards: list[dict[str, Any]] = [
+        {"label": f"{title}: {headline[0]['method']}", "value": f"{headline[0][key]:.0%}"},
+        {"label": f"{title}: {best['method']}", "value": f"{best[key]:.0%}", "tone": "good"},
     ]
     reward = run_.first("reward")
     if reward is not None and "heldout_accuracy" in reward.metrics:
