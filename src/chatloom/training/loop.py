@@ -197,6 +197,7 @@ def fit(
             save(run, trainer, reached)
         say(f"{label}: saved after step {reached}; run the same command again to go on from here")
         signal.raise_signal(caught[0])
+        raise KeyboardInterrupt  # a handler that returned must not make a stopped run look finished
     return stopped
 
 
@@ -237,7 +238,9 @@ def _signals() -> Iterator[list[int]]:
         caught.append(number)
 
     try:
-        old = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        # A signal that whoever started us had ignored (nohup) stays ignored.
+        heeded = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
+        old = {number: signal.signal(number, note) for number in heeded}
     except ValueError:
         yield caught
         return
