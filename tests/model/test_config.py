@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from chatloom.generation.kv_cache import KVCache
 
 from chatloom.errors import ChatloomError
+from chatloom.generation.kv_cache import KVCache
 from chatloom.model.config import TransformerConfig
 from chatloom.model.transformer import Transformer
 
