@@ -132,3 +132,10 @@ def test_a_digest_depends_on_values_and_not_on_their_order() -> None:
 def test_nothing_is_near_to_nonsense() -> None:
     assert nearest("qqqq", ["alpha", "beta"]) is None
     assert nearest("aplha", ["alpha", "beta"]) == "alpha"
+
+
+def test_a_key_given_twice_is_refused_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text("stages:\n  sft: {epochs: 1}\n  dpo: {}\n  sft: {epochs: 2}\n", encoding="utf-8")
+    with pytest.raises(SettingsError, match=r"recipe.yaml, line 4: `sft` is given twice"):
+        read_yaml(file)

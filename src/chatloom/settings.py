@@ -125,12 +125,29 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return f"; known settings are {', '.join(f'`{item}`' for item in known)}" if known else ""
 
 
+class _StrictLoader(yaml.SafeLoader):
+    """YAML without its habit of letting the last of two equal keys win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping; raises SettingsError for a key given twice."""
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                line = key_node.start_mark.line + 1
+                raise SettingsError(f"line {line}: `{key}` is given twice in one group; keep one of them")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML mapping from a file; raises SettingsError for a missing file, bad YAML, or anything but a mapping."""
     if not path.is_file():
         raise SettingsError(f"{path}: no such file; give the path of a YAML file")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = _StrictLoader(path.read_text(encoding="utf-8")).get_single_data()
+    except SettingsError as error:
+        raise SettingsError(f"{path}, {error}") from None
     except yaml.YAMLError as error:
         raise SettingsError(f"{path}: not valid YAML: {error}") from None
     except UnicodeDecodeError as error:
