@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from chatloom.artifact import write_json
+from chatloom.artifact import fsync_file, write_json
 from chatloom.errors import ChatloomError
 from chatloom.stage import Context
 from chatloom.training import checkpoints
@@ -88,6 +88,8 @@ def train(
         checkpoints.write_state(
             context.path, State({"trainer": own.values, "extra": extra.values}, {**own.tensors, **extra.tensors})
         )
+        for file in context.path.rglob("*.safetensors"):
+            fsync_file(file)  # `done` says that they are whole, also after the power has gone, and checkpoints go now
         write_json(done, {"total": total, "skipped": trainer.skipped, "metrics": last})
     shutil.rmtree(context.path / checkpoints.FOLDER, ignore_errors=True)
     rows = read_metrics(context.path / "metrics.jsonl").rows
