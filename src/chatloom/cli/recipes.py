@@ -148,6 +148,8 @@ def _show_result(made: Mapping[str, Artifact]) -> None:
             out.print(f"report: {relative(item.path / 'report.html')}", markup=False, soft_wrap=True)
     models = [item for item in made.values() if item.kind == "model" and (item.path / "chat_template.json").is_file()]
     if models:
-        out.print(f"talk to it: chatloom chat {relative(models[-1].path)}", markup=False, soft_wrap=True)
+        aligned = [item for item in models if item.manifest.get("stage") in ("dpo", "ppo")]
+        best = (aligned or models)[-1]
+        out.print(f"talk to it: chatloom chat {relative(best.path)}", markup=False, soft_wrap=True)
     elif made:
         out.print(f"made: {relative(list(made.values())[-1].path)}", markup=False, soft_wrap=True)
