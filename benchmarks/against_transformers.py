@@ -91,14 +91,14 @@ def training(ours: Transformer, theirs: Any) -> list[Work]:
         loss = terms.total / batch.total_weight
         ours.zero_grad()
         loss.backward()
-        return float(loss)
+        return float(loss.detach())
 
     def hugging_face() -> float:
         logits = theirs(input_ids=ids, attention_mask=mask).logits[:, :-1]
         loss = F.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
         theirs.zero_grad()
         loss.backward()
-        return float(loss)
+        return float(loss.detach())
 
     if abs(chatloom() - hugging_face()) > 1e-4:
         raise SystemExit("the two losses differ: not the same work")
