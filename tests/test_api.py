@@ -181,3 +181,11 @@ def test_train_is_the_stage_itself(world: World, tmp_path: Path) -> None:
         train("sft", inputs=world.inputs("sft"), out=tmp_path / "typo", epoch=3)
     with pytest.raises(ChatloomError, match="no kind of stage called `stf`; did you mean `sft`"):
         train("stf", inputs={}, out=tmp_path / "typo")
+
+
+def test_one_text_in_place_of_a_list_is_told_apart(world: World) -> None:
+    model = chatloom.load(world["sft"].path)
+    with pytest.raises(ChatloomError, match="generate takes a list"):
+        model.generate("colour of sky?")
+    with pytest.raises(ChatloomError, match="expected a text"):
+        model.chat(3)  # type: ignore[arg-type]

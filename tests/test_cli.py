@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import yaml
 
@@ -18,7 +19,9 @@ from chatloom import __version__, artifact, recipe, stages
 from chatloom.artifact import Draft, Identity
 from chatloom.cli import app, frame, main
 from chatloom.cli import stages as stage_commands
+from chatloom.cli.recipes import _show_table
 from chatloom.cli.stages import setting_rows, type_text
+from chatloom.corpus.record import Document, Dropped, DroppedWriter, write_documents
 from chatloom.dialogue.record import Conversation, Message, Preference
 from chatloom.dialogue.storage import write_conversations, write_preferences
 from chatloom.errors import ChatloomError
@@ -108,6 +111,16 @@ def test_the_help_of_a_stage_lists_every_setting_with_type_default_and_meaning(s
 
 
 @pytest.mark.parametrize("kind", list(REAL_KINDS))
+def test_no_setting_is_broken_in_two_on_a_terminal_of_80_columns(
+    shell: Shell, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert shell(kind, "--help") == 0
+    first = {line.split()[0] for line in shell.out.splitlines() if line.strip()}
+    assert {row[0] for row in setting_rows(stages.find(kind).settings)} <= first
+
+
+@pytest.mark.parametrize("kind", list(REAL_KINDS))
 def test_the_defaults_shown_are_those_that_a_stage_runs_with(kind: str) -> None:
     plain = stages.find(kind).settings().everything()
     for name, _, shown, _ in setting_rows(stages.find(kind).settings):
@@ -157,6 +170,8 @@ def test_settings_are_overridden_and_stages_chosen_from_the_command_line(shell: 
         (["run", "toy.yml"], "toy.yml: no such file, and no recipe of that name comes with chatloom"),
         (["run", "toy.yaml", "--set", "base.stpes=3"], "did you mean `steps`?"),
         (["run", "toy.yaml", "--set", "base.steps"], "expected NAME=VALUE"),
+        (["run", "toy.yaml", "--set", "bsae.steps=3"], "there is no stage `bsae`; did you mean `base`?"),
+        (["run", "toy.yaml", "--set", "steps=3"], "put the stage before the setting"),
         (["run", "toy.yaml", "--until", "bsae"], "has no stage `bsae`; did you mean `base`?"),
         (["run", "toy.yaml", "--start-over", "wrods"], "has no stage `wrods`; did you mean `words`?"),
         (
@@ -217,6 +232,40 @@ def test_a_stage_runs_alone_from_a_settings_file(shell: Shell, tmp_path: Path) -
     assert "is for stage `write`; run chatloom write write.yaml" in shell.err
 
 
+def test_a_plan_of_one_stage_alone_speaks_of_no_recipe(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine", encoding="utf-8")
+    assert shell("write", "--out", "mine") == 2
+    assert "or drop it with --start-over\n" in shell.err
+    (tmp_path / "join.yaml").write_text("documents: {path: nowhere}", encoding="utf-8")
+    assert shell("join", "join.yaml", "--out", "there") == 2
+    assert "error: join.documents: nowhere: no such file or folder" in shell.err
+
+
+def test_a_table_of_results_wider_than_the_terminal_is_shown_in_short(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    row = {"group": "All", "group_title": "All (9)", "reward": -0.5, "kl": 0.25, "exact": 0.75, "ended": 1.0}
+    row |= {"f1": 0.8, "f1_low": 0.7, "f1_high": 0.9, "f1_gain": 0.1, "f1_gain_low": 0.05, "f1_gain_high": 0.15}
+    rows = [{**row, "method": name} for name in ("sft", "ppo")]
+    other = {**row, "group": "English", "group_title": "English (5)", "method": "sft"}
+    tables = {"greedy": rows, "sampled": [*rows, other]}
+    (tmp_path / "table.json").write_text(json.dumps(tables), encoding="utf-8")
+    wide = "x" * 100
+    monkeypatch.setenv("COLUMNS", "100")
+    _show_table(tmp_path, wide)
+    assert capfd.readouterr().out == f"{wide}\n"
+    monkeypatch.setenv("COLUMNS", "80")
+    _show_table(tmp_path, wide)
+    shown = capfd.readouterr().out
+    assert "sampled answers: All (9)" in shown
+    words = ["ppo", "75.0%", "+10.0%", "[+5.0%,", "+15.0%]", "−0.50", "0.25"]
+    assert [line.split() for line in shown.splitlines() if " ppo " in line] == [words]
+    assert "English" not in shown
+    assert "the whole table: table.txt" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
 # --- inspect ----------------------------------------------------------------------------------------------------------
 
 
@@ -237,6 +286,41 @@ def test_inspect_finds_a_changed_file(shell: Shell, tmp_path: Path) -> None:
     file.write_text(file.read_text(encoding="utf-8").replace("0", "9", 1), encoding="utf-8")
     assert shell("inspect", "runs/toy/base") == 1
     assert "changed or damaged since it was made: steps.txt" in shell.err
+
+
+def test_inspect_shows_dropped_pages_with_the_reason(shell: Shell, tmp_path: Path) -> None:
+    draft = artifact.begin(tmp_path / "corpus", Identity("documents", "corpus", 1, {}, 0))
+    assert isinstance(draft, Draft)
+    kept = Document("p1", "kept text", "p1", labels={"language": "en", "rule_words": 9.0, "rule_digits": None})
+    labels = {"language": pa.string(), "rule_words": pa.float64(), "rule_digits": pa.float64()}
+    write_documents(draft.path / "documents.parquet", [kept], labels)
+    with DroppedWriter(draft.path / "dropped.parquet") as writer:
+        writer.add(Dropped("p2", "rules", "word_count", "word_count 3 is below 20", "too short"))
+    draft.commit({"share": None, "steps": [{"step": "rules", "kept": 1}]})
+    assert shell("inspect", "corpus") == 0
+    assert "steps: 1 rows of kept, step" in shell.out  # not as Python writes it
+    assert "p1 (language en, rules measured: 1)\nkept text" in shell.out
+    assert "p2 (dropped by rules: word_count 3 is below 20)\ntoo short" in shell.out
+    assert "share: null" in shell.out
+
+
+def test_a_folder_of_artifacts_is_answered_with_what_it_holds(shell: Shell, tmp_path: Path) -> None:
+    shell("run", "toy.yaml", "-q")
+    assert shell("inspect", "runs/toy") == 1
+    assert "it holds runs/toy/base, runs/toy/pages, runs/toy/words" in shell.err
+    assert shell("chat", "runs/toy/words", "-p", "hi") == 1
+    assert "runs/toy/words: is an artifact of kind `vocabulary`, not a chat model" in shell.err
+    assert shell("chat", "runs/toy", "-p", "hi") == 1
+    assert shell.err == "error: runs/toy: holds no model (no config.json)\n"
+    for name in ("config.json", "chat_template.json"):
+        (tmp_path / "runs/toy/base" / name).write_text("{}", encoding="utf-8")
+    shell("chat", "runs/toy", "-p", "hi")
+    assert "holds no model (no config.json); it holds runs/toy/base\n" in shell.err
+    for step in ("step-9", "step-10", "step-11.partial"):
+        (tmp_path / "runs/toy/more.partial/checkpoints" / step).mkdir(parents=True)
+    for name in ("runs/toy/more", "runs/toy/more.partial"):
+        assert shell("chat", name, "-p", "hi") == 1
+        assert "its newest checkpoint is runs/toy/more.partial/checkpoints/step-10\n" in shell.err
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ def test_settings_tables_are_those_of_the_code(page: Path) -> None:
 
 def test_every_training_stage_has_a_page_with_its_settings() -> None:
     tables = {kind: page.name for page in PAGES for kind in TABLE.findall(text_of(page))}
-    for kind in ("questions", "pretrain", "sft", "reward", "best-of-n", "dpo", "ppo"):
+    for kind in ("questions", "pretrain", "sft", "own-answers", "reward", "best-of-n", "dpo", "ppo"):
         assert tables.get(kind) == f"{kind}.md"
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,8 +20,9 @@ import pytest
 import yaml
 
 from chatloom import artifact, recipe, stages
-from chatloom.recipe import PlanRefused, RecipeError, StageFailed
+from chatloom.recipe import PlanRefused, RecipeError, StageFailed, hashes, planning
 from chatloom.recipe.reading import from_values, merge
+from chatloom.stage import Line, Plan, PlanContext
 
 FAKES = Path(__file__).with_name("fake_stages.py")
 RECIPE: dict[str, Any] = {
@@ -258,6 +262,63 @@ def test_a_plan_refuses_what_does_not_fit_on_the_disk(tmp_path: Path, monkeypatc
         recipe.run(from_values(RECIPE), tmp_path, quiet=True)
 
 
+def test_disk_that_stages_need_only_while_they_run_is_counted_once(
+    fakes: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def plan(context: PlanContext) -> Plan:
+        size = 100.0 * context.settings.steps
+        return Plan((Line("disk", size, "bytes"), Line("disk_meanwhile", 3 * size, "bytes")))
+
+    kinds = {item.kind: replace(item, plan=plan if item.kind == "train" else None) for item in fakes.STAGES}
+    monkeypatch.setattr(stages, "find", kinds.__getitem__)
+    report = recipe.plan(from_values(changed(base={"steps": 2}, tuned={"steps": 5})), tmp_path, measure=False)
+    assert report.totals["disk"].value == 200 + 500 + 1500
+
+
+@pytest.mark.parametrize("is_file", [False, True])
+def test_what_no_stage_made_is_not_replaced_unasked(tmp_path: Path, is_file: bool) -> None:
+    mine = tmp_path / "words" if is_file else tmp_path / "words" / "notes.txt"
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("mine", encoding="utf-8")
+    with pytest.raises(PlanRefused, match=r"words is there, and is nothing that a stage finished.*--start-over words"):
+        recipe.run(from_values(RECIPE), tmp_path, quiet=True)
+    assert mine.read_text(encoding="utf-8") == "mine"
+    assert not (tmp_path / "pages").exists()
+    recipe.run(from_values(RECIPE), tmp_path, until="words", start_over=["words"], quiet=True)
+    assert artifact.exists(tmp_path / "words")
+
+
+def test_an_empty_folder_may_be_written_to(tmp_path: Path) -> None:
+    (tmp_path / "words").mkdir()
+    recipe.run(from_values(RECIPE), tmp_path, until="words", quiet=True)
+    assert artifact.exists(tmp_path / "words")
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(PlanRefused, match="file is a file, not a folder; choose another place with --out"):
+        recipe.run(from_values(RECIPE), tmp_path / "file" / "out", quiet=True)
+    recipe.run(from_values(RECIPE), tmp_path / "done", quiet=True)
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(PlanRefused, match="cannot be written to; choose another place with --out"):
+        recipe.run(from_values(RECIPE), tmp_path / "out", quiet=True)
+    recipe.plan(from_values(RECIPE), tmp_path / "done", measure=False).check()  # nothing is to be written there
+
+
+def test_inputs_that_were_made_anew_are_told_in_short(tmp_path: Path) -> None:
+    recipe.run(from_values(RECIPE), tmp_path, quiet=True)
+    report = recipe.plan(from_values(changed(pages={"text": "other"})), tmp_path, measure=False)
+    told = {stage.node.name: stage.difference for stage in report.stages}
+    assert told["pages"] == ("settings.text: 'x' -> 'other'",)
+    assert len(told["words"]) == 1
+    assert re.fullmatch(r"parents\.documents: [0-9a-f]{8} -> [0-9a-f]{8}", told["words"][0])
+    assert re.fullmatch(r"parents\.models: ([0-9a-f]{8}(, | -> |$)){4}", told["table"][0])
+    many = planning._short(["0123456789abcdef"] * 11)
+    assert many == "11 artifacts"
+
+
 def test_a_missing_outside_input_is_found_by_the_plan(tmp_path: Path) -> None:
     values = changed(pages={"pages": [{"path": str(tmp_path / "a.html")}, {"path": str(tmp_path / "*.txt")}]})
     with pytest.raises(PlanRefused, match=r"a\.html: no such file(.|\n)*\*\.txt: no file matches"):
@@ -379,6 +440,129 @@ def test_a_stage_alone_follows_the_same_rules(tmp_path: Path) -> None:
         recipe.run_stage("join", {"separatr": ""}, {"documents": [pages]}, tmp_path / "words")
 
 
+# --- remembered hashes ------------------------------------------------------------------------------------------------
+
+
+class Outside:
+    """A file outside the recipe, the plan of a stage that takes it, and how often its bytes are read."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.file, self.out, self.reads = folder / "in" / "p.html", folder / "out", 0
+        self.file.parent.mkdir()
+        self.recipe = from_values(changed(pages={"pages": {"path": str(self.file)}}))
+        hash_file = artifact.sha256_file
+
+        def counting(path: Path) -> str:
+            self.reads += path == self.file
+            return hash_file(path)
+
+        monkeypatch.setattr(artifact, "sha256_file", counting)
+
+    def write(self, text: str, seconds_ago: float) -> None:
+        self.file.write_text(text, encoding="utf-8")
+        then = time.time_ns() - int(seconds_ago * 1e9)
+        os.utime(self.file, ns=(then, then))
+
+    def plan(self, *, new_process: bool = True) -> tuple[str, int]:
+        """Fingerprint of the stage, and how often the file was read for it."""
+        if new_process:
+            hashes._of_folder.cache_clear()
+        before = self.reads
+        found = recipe.plan(self.recipe, self.out, until="pages", measure=False).stages[0].identity.fingerprint
+        return found, self.reads - before
+
+    def run(self) -> None:
+        hashes._of_folder.cache_clear()
+        recipe.run(self.recipe, self.out, until="pages", quiet=True)
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Outside:
+    return Outside(tmp_path, monkeypatch)
+
+
+def test_outside_data_that_has_not_changed_is_read_once(data: Outside) -> None:
+    data.write("one", seconds_ago=60)
+    first = data.plan()
+    assert first[1] == 1
+    assert data.plan(new_process=False) == (first[0], 0)
+    assert not data.out.exists()  # a plan writes nothing, so another process reads again until a run has begun
+    data.run()
+    assert data.plan() == (first[0], 0)
+    assert [item.name for item in data.out.iterdir() if "hashes" in item.name] == [hashes.NAME]
+
+
+def test_changed_outside_data_is_seen_also_when_its_size_is_the_same(data: Outside) -> None:
+    data.write("one", seconds_ago=60)
+    data.run()
+    one, _ = data.plan()
+    data.write("two", seconds_ago=30)
+    two, reads = data.plan()
+    assert (two != one, reads) == (True, 1)
+    data.write("one", seconds_ago=20)
+    assert data.plan(new_process=False) == (one, 1)
+    kept = data.file.stat()
+    data.file.rename(data.file.with_suffix(".old"))
+    data.file.write_text("two", encoding="utf-8")
+    os.utime(data.file, ns=(kept.st_atime_ns, kept.st_mtime_ns))  # as a copy that keeps times
+    assert data.plan(new_process=False) == (two, 1)
+
+
+def test_outside_data_changed_a_moment_ago_is_read_again(data: Outside) -> None:
+    data.write("one", seconds_ago=0)
+    data.run()
+    assert data.plan()[1] == 1
+    assert data.plan(new_process=False)[1] == 1
+    data.write("one", seconds_ago=-3600)  # a clock that is ahead
+    data.run()
+    assert data.plan()[1] == 1
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "",
+        "{",
+        "[]",
+        '{"format": 1}',
+        '{"format": 2, "files": {}}',
+        '{"format": 1, "files": {"FILE": [3, 0]}}',
+        '{"format": 1, "files": {"FILE": [SIZE, TIME, INODE, "short"]}}',
+        '{"format": 1, "files": {"FILE": [SIZE, TIME, INODE, null]}}',
+    ],
+)
+def test_damaged_hashes_are_ignored_and_written_anew(data: Outside, damage: str) -> None:
+    data.write("one", seconds_ago=60)
+    data.run()
+    first, _ = data.plan()
+    state = data.file.stat()
+    for word, value in (("FILE", data.file), ("SIZE", state.st_size), ("TIME", state.st_mtime_ns)):
+        damage = damage.replace(word, str(value))
+    (data.out / hashes.NAME).write_text(damage.replace("INODE", str(state.st_ino)), encoding="utf-8")
+    assert data.plan() == (first, 1)
+    data.run()
+    assert data.plan() == (first, 0)
+
+
+def test_a_remembered_folder_has_the_hash_of_its_content(data: Outside) -> None:
+    data.write("one", seconds_ago=60)
+    (data.file.parent / "sub").mkdir()
+    (data.file.parent / "sub" / "q.html").write_text("two", encoding="utf-8")
+    known = hashes.Hashes(data.out)
+    for _ in range(2):
+        assert known.content(data.file.parent) == artifact.sha256_tree(data.file.parent)
+    assert data.reads == 1
+
+
+def test_hashes_that_cannot_be_written_stop_nothing(data: Outside) -> None:
+    data.write("one", seconds_ago=60)
+    (data.out / hashes.NAME).mkdir(parents=True)
+    data.run()
+    assert data.plan()[1] == 1
+    assert artifact.exists(data.out / "pages")
+    assert not list(data.out.glob("*.tmp"))
+
+
 # --- what goes wrong --------------------------------------------------------------------------------------------------
 
 
@@ -455,6 +639,25 @@ def test_starting_over_makes_a_done_stage_again(tmp_path: Path) -> None:
     assert second["base"].manifest["finished"] > first["base"].manifest["finished"]
     assert second["tuned"].manifest["finished"] == first["tuned"].manifest["finished"]
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_stage_that_began_and_did_nothing_is_begun_anew_with_other_settings(tmp_path: Path) -> None:
+    """A stage that refuses its data leaves nothing to go on with; the cure it named must work without --start-over."""
+    with pytest.raises(StageFailed):
+        recipe.run(from_values(changed(base={"fail_with": "chatloom", "steps": 3})), tmp_path, quiet=True)
+    assert states(changed(base={"steps": 3}), tmp_path)["base"] == "half done"
+    assert states(changed(base={"steps": 4}), tmp_path)["base"] == "to do"
+    made = recipe.run(from_values(changed(base={"steps": 4})), tmp_path, quiet=True)
+    assert made["base"].metrics == {"steps": 4}
+
+
+def test_a_file_that_may_not_be_written_ends_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbid(*arguments: Any, **named: Any) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied", "/there/words")
+
+    monkeypatch.setattr(artifact, "begin", forbid)
+    with pytest.raises(StageFailed, match="stage `pages`: /there/words: Permission denied; give the right"):
+        recipe.run(from_values(RECIPE), tmp_path, quiet=True)
 
 
 def test_a_damaged_artifact_is_refused_and_can_be_made_again(tmp_path: Path) -> None:

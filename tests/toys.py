@@ -36,6 +36,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "tokens": {},
     "pretrain": {"model": MODEL, "epochs": 4, "batch_rows": 8, "optimizer": {"lr": 3e-3}, "loop": CPU},
     "sft": {"epochs": 10, "batch_conversations": 8, "optimizer": {"lr": 1e-2, "weight_decay": 0.0}, "loop": CPU},
+    "own-answers": {"n": 3, "max_new_tokens": 8, "temperature": 1.5, "device": "cpu"},
     "reward": {
         "epochs": 4, "batch_prompts": 8, "optimizer": {"lr": 3e-3, "weight_decay": 0.0, "schedule": "linear"},
         "normalise_samples": 32, "max_new_tokens": 8, "loop": CPU,
@@ -58,6 +59,7 @@ INPUTS: dict[str, dict[str, Any]] = {
     "tokens": {"documents": ["documents"], "vocabulary": "tokenizer"},
     "pretrain": {"tokens": "tokens"},
     "sft": {"model": "pretrain", "conversations": ["conversations"]},
+    "own-answers": {"model": "sft", "preferences": ["conversations"]},
     "reward": {"model": "sft", "preferences": ["conversations"]},
     "best-of-n": {"model": "sft", "reward": "reward", "prompts": ["conversations"]},
     "dpo": {"model": "sft", "preferences": ["best-of-n"]},

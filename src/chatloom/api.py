@@ -12,7 +12,7 @@ chatloom.train("sft", inputs={"model": ..., "conversations": ...}, out="runs/min
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,9 +98,12 @@ class Model:
         top_p: float = 1.0,
         seed: int = 0,
     ) -> list[list[Reply]]:
-        """n sampled answers to each prompt; each depends on the seed, the prompt and its number, not on its
-        neighbours.
+        """n sampled answers to each prompt; each depends on seed, prompt and its own number, not on its neighbours.
+
+        Raises ChatloomError for one text instead of a list of them.
         """
+        if isinstance(prompts, str):
+            raise ChatloomError("generate takes a list of prompts; put the one text into a list, or use `chat`")
         stops = set(self._stops())
         found = generate_samples(
             self.bundle.model,
@@ -181,9 +184,7 @@ def load_chat(path: str | Path, *, device: str = "auto") -> Model:
 def run(
     name: str | Path, *, out: str | Path | None = None, overrides: Sequence[str] = (), quiet: bool = False
 ) -> dict[str, Artifact]:
-    """Run a recipe by name or path; what is done is skipped, what is half done goes on. Returns artifacts by stage
-    name.
-    """
+    """Run a recipe by name or path, skipping what is done, going on with what is half done; artifacts by stage name."""
     graph = recipe.read(name, overrides)
     return recipe.run(graph, Path(out) if out else Path("runs") / graph.name, quiet=quiet)
 
@@ -198,4 +199,6 @@ def train(
 def _messages(messages: Messages) -> list[Message]:
     if isinstance(messages, str):
         return [Message("user", messages)]
+    if not isinstance(messages, Iterable):
+        raise ChatloomError(f"messages are {type(messages).__name__}; expected a text, or a list of role and content")
     return [Message.from_dict(dict(item)) for item in messages]

@@ -15,7 +15,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -170,12 +170,12 @@ def sha256_file(path: Path) -> str:
     return state.hexdigest()
 
 
-def sha256_tree(path: Path) -> str:
+def sha256_tree(path: Path, hash_file: Callable[[Path], str] = sha256_file) -> str:
     """Content hash of a file, or of a folder's files by relative name; independent of where the folder lies."""
     if path.is_file():
-        return sha256_file(path)
+        return hash_file(path)
     names = sorted(item.relative_to(path).as_posix() for item in path.rglob("*") if item.is_file())
-    return digest([[name, sha256_file(path / name)] for name in names])
+    return digest([[name, hash_file(path / name)] for name in names])
 
 
 def fsync_file(path: Path) -> None:

@@ -72,7 +72,8 @@ def _torch() -> Finding:
     from chatloom.recipe.planning import machine_speed
 
     threads, speed = machine_speed()
-    text = f"{artifact.versions().get('torch', 'unknown')}, {threads} threads, {speed / 1e9:.0f} GFLOP/s (fp32)"
+    count = f"{threads} thread{'s' * (threads != 1)}"
+    text = f"{artifact.versions().get('torch', 'unknown')}, {count}, {speed / 1e9:.0f} GFLOP/s (fp32)"
     cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
     if threads > max(cores, os.cpu_count() or 1):
         return Finding("torch", "note", f"{text}; more threads than CPUs: set OMP_NUM_THREADS={cores}")

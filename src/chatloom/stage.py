@@ -61,9 +61,7 @@ class PlanContext:
 
 @dataclass
 class Context:
-    """What a stage gets: its settings, inputs, an empty (or half-done) folder, a seed; `metrics` goes to the
-    manifest.
-    """
+    """What a stage gets: settings, inputs, an empty (or half-done) folder, a seed; `metrics` goes to the manifest."""
 
     settings: Any
     inputs: Mapping[str, Any]

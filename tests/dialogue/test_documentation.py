@@ -11,7 +11,7 @@ from chatloom.dialogue.checks import is_refusal
 from chatloom.dialogue.documentation import Sets, write_sets
 from chatloom.dialogue.facts import read_facts
 from chatloom.dialogue.negatives import KINDS, InventedNames
-from chatloom.dialogue.phrasings import GROUPS, LANGUAGES, QUESTIONS, answer
+from chatloom.dialogue.phrasings import FILLERS_ZH, GROUPS, LANGUAGES, QUESTIONS, answer
 from chatloom.dialogue.questions import DocumentationSettings
 from chatloom.dialogue.record import DialogueError, Message
 from chatloom.dialogue.splits import describe_overlaps, normalise, overlaps, question_keys
@@ -129,6 +129,13 @@ SIDES = 4
 class Page:
     id: str
     text: str
+
+
+@pytest.mark.parametrize("group", GROUPS[1:])
+def test_no_filler_word_stands_in_a_phrasing_that_instruction_tuning_must_not_see(group: str) -> None:
+    phrasings = QUESTIONS[group]["zh"]
+    assert not [word for word in FILLERS_ZH for text in phrasings.opening + phrasings.follow if word in text]
+    assert len(set(FILLERS_ZH)) == len(FILLERS_ZH) > 90
 
 
 def test_facts_are_first_sentences_with_their_place() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from chatloom.evaluation.comparison import HEADLINE, KINDS, LANGUAGES, compare, visible_columns
+from chatloom.evaluation.seeds import COLUMNS as SEED_COLUMNS
 from chatloom.evaluation.seeds import across_seeds
 from chatloom.evaluation.statistics import EvaluationError
 
@@ -90,8 +91,16 @@ def test_several_samples_of_a_prompt_count_once() -> None:
 
 def test_the_headline_can_leave_kinds_out_while_they_keep_rows_of_their_own() -> None:
     rows = compare({"sft": answers(0.5)}, headline_kinds=["trained_function", "invented_name"], resamples=50)
-    assert row(rows, "sft")["n"] == 50
+    headline = f"{KINDS['trained_function']} + {KINDS['invented_name']}"
+    assert rows[0]["group"] == headline
+    assert row(rows, "sft", headline)["n"] == 50
     assert row(rows, "sft", KINDS["heldout_function"])["n"] == 10
+
+
+def test_a_headline_of_one_kind_bears_its_name_and_no_second_row_repeats_it() -> None:
+    rows = compare({"sft": answers(0.5)}, headline_kinds=["trained_function"], resamples=50)
+    assert rows[0]["group"] == KINDS["trained_function"]
+    assert [r["group"] for r in rows].count(KINDS["trained_function"]) == 1
 
 
 def test_an_analytic_kl_takes_the_place_of_a_measured_one() -> None:
@@ -142,3 +151,20 @@ def test_seeds_are_summed_up_without_hiding_the_worst() -> None:
     assert summary["ppo"]["f1_lowest"] <= summary["ppo"]["f1"] <= summary["ppo"]["f1_highest"]
     with pytest.raises(EvaluationError, match="seed 1"):
         across_seeds([tables[0], compare({"sft": answers(0.4)}, resamples=10)])
+
+
+def test_seeds_without_true_answers_are_summed_up_by_politeness() -> None:
+    base = [{**a, "f1": None, "exact": None, "polite": i % 4 == 0} for i, a in enumerate(answers(0.5))]
+    dpo = [[{**a, "polite": i % 4 < kept} for i, a in enumerate(base)] for kept in (2, 4, 3)]
+    tables = [compare({"sft": base, "dpo": found, "null": base}, score="polite", resamples=300) for found in dpo]
+    rows = across_seeds(tables)
+    summary = {r["method"]: r for r in rows}
+    assert summary["dpo"]["polite"] == pytest.approx(0.75)
+    assert (summary["dpo"]["polite_lowest"], summary["dpo"]["polite_highest"]) == (0.5, 1.0)
+    assert summary["dpo"]["polite_gain"] == pytest.approx(0.5)
+    assert [summary[name]["better"] for name in ("sft", "dpo", "null")] == [None, "3 of 3", "0 of 3"]
+    keys = [column.key for column in visible_columns(rows, SEED_COLUMNS)]
+    assert "polite" in keys
+    assert not {"f1", "exact"} & set(keys)
+    by_gold = across_seeds([compare({"sft": answers(0.4), "ppo": answers(0.9, 1)}, resamples=50)])
+    assert "polite" not in [column.key for column in visible_columns(by_gold, SEED_COLUMNS)]

@@ -172,6 +172,23 @@ def test_one_value_constant_values_and_extreme_values_can_be_drawn() -> None:
     ElementTree.fromstring(funnel([{"name": "a", "kept": 0}], description="d"))
 
 
+@pytest.mark.parametrize(
+    ("values", "some"),
+    [
+        ([1 + 1e-4 * i for i in range(9)], {"1", "1.0002"}),  # near 1 three digits would all say 1
+        ([-0.7, -0.4], {"−0.7", "−0.4"}),  # a minus as in the tables
+        ([900.2, 900.9], {"900.2", "900.8"}),
+        ([300, 900], {"400", "800"}),
+        ([7000, 12_000], {"8,000", "10k"}),
+        ([2e-6, 9.5e-6], {"2e−6", "8e−6"}),
+    ],
+)
+def test_numbers_of_an_axis_tell_its_ticks_apart(values: list[float], some: set[str]) -> None:
+    svg = curves([Line("train", list(range(len(values))), values)], description="near")
+    texts = [item.text for item in ElementTree.fromstring(svg).iter() if item.tag.endswith("text") and item.text]
+    assert some <= set(texts)
+
+
 def test_a_hundred_thousand_steps_make_a_small_figure() -> None:
     steps = np.arange(100_000)
     svg = curves([Line("loss", steps, np.random.default_rng(0).normal(size=100_000), smooth=0.9)], description="d")

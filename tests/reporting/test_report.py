@@ -180,7 +180,7 @@ def test_tokens_show_what_carries_loss_and_what_looks_empty() -> None:
 
 
 def test_stages_follow_each_other_in_time_and_shares_add_up() -> None:
-    html = blocks.timeline([{"name": "a", "seconds": 30}, {"name": "b", "seconds": 90, "memory_bytes": 3 * 2**30}])
+    html = blocks.timeline([{"name": "a", "seconds": 30}, {"name": "b", "seconds": 90, "memory_bytes": 3 * 10**9}])
     assert "left:0.00%;width:25.00%" in html
     assert "left:25.00%;width:75.00%" in html
     assert "2m 00s" in html
@@ -188,6 +188,21 @@ def test_stages_follow_each_other_in_time_and_shares_add_up() -> None:
     assert "100%" in html
     Page(blocks.timeline([]))
     Page(blocks.timeline([{"name": "a", "seconds": 0}]))
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "text"),
+    [(717_000_704, "717 MB"), (1_389_285_376, "1.4 GB"), (999_900_000, "1.0 GB"), (2_450_000, "2.5 MB"), (None, "–")],
+)
+def test_sizes_are_in_powers_of_1000_as_on_the_command_line(n_bytes: float | None, text: str) -> None:
+    assert blocks.size(n_bytes) == text
+
+
+def test_a_dotted_label_is_broken_between_its_parts_only() -> None:
+    html = blocks.cards([{"label": "splits.held_out.by_language", "value": 3_456_049.0}])
+    assert "<dt>splits.<wbr>held_<wbr>out.<wbr>by_<wbr>language</dt>" in html
+    assert "3,456,049" in html
+    assert Page(blocks.cards([{"label": "a_<b>", "value": "1"}])).text == "a_<b>1"
 
 
 def test_a_stage_page_draws_each_metric_that_varies_once() -> None:
@@ -199,7 +214,7 @@ def test_a_stage_page_draws_each_metric_that_varies_once() -> None:
         summary={"final loss": 0.0847},
         levels={"loss": {"trigram": 2.5}},
         seconds=61,
-        memory_bytes=2**30,
+        memory_bytes=10**9,
     )
     page = Page(html)
     titles = re.findall(r"<figure><h3>(.*?)</h3>", html)

@@ -26,6 +26,10 @@ def test_values_are_written_for_people() -> None:
     given = (None, math.nan, True, 1234567, 0.5, -3, "text")
     assert [format_value(v) for v in given] == ["–", "–", "yes", "1,234,567", "0.5", "−3", "text"]
     assert format_value(-0.0312, "+.1%") == "−3.1%"
+    # no exponent where a person would write the number, nor the signs of Python around a list
+    large = [format_value(v) for v in (10612.3, 183785.5, 10000.0, 9.54e-06, 0.0005, 61.67)]
+    assert large == ["10,612", "183,786", "10,000", "9.54e−06", "0.0005", "61.67"]
+    assert [format_value(v) for v in (["sft", "dpo"], [0.9, 0.95], [], {})] == ["sft, dpo", "0.9, 0.95", "–", "–"]
 
 
 def test_markdown_holds_every_cell_and_cannot_be_broken_by_one() -> None:

@@ -19,9 +19,7 @@ MOMENTS = 20
 
 
 def killed_and_finished(world: World, stage: str, out: Path, moments: list[int]) -> Artifact:
-    """Killed at each of the moments (counted anew in every attempt), then run to the end, every time as a new
-    process.
-    """
+    """Killed at each of the moments (counted anew in every attempt), then run to the end; a new process every time."""
     for moment in moments:
         assert in_child(world, stage, out, "KILL", moment).returncode == -signal.SIGKILL
     last = in_child(world, stage, out)

@@ -106,3 +106,12 @@ def test_a_base_models_folder_opens_without_a_chat_template(world: World) -> Non
     with torch.inference_mode():
         ours = bundle.model.logits(bundle.model(torch.tensor([ids])))
         torch.testing.assert_close(ours, theirs(torch.tensor([ids])).logits, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["pretrain", "reward"])
+def test_weights_can_be_read_by_whoever_may_read_their_neighbours(world: World, name: str) -> None:
+    folder = world[name].path
+    modes = {file.name: file.stat().st_mode & 0o777 for file in folder.rglob("*") if file.is_file()}
+    weights = [mode for file, mode in modes.items() if file.endswith(".safetensors")]
+    assert weights
+    assert set(weights) == {modes["config.json"]}

@@ -13,7 +13,7 @@ from chatloom.recipe.reading import packaged, read_values
 
 SEEDS = (0, 1, 2)
 SHARED = ("corpus", "questions", "tokenizer", "tokens")
-TRAINED = ("pretrain", "sft", "sft-random", "reward", "best-of-n", "dpo", "ppo", "evaluate")
+TRAINED = ("pretrain", "sft", "sft-random", "own-answers", "reward", "best-of-n", "dpo", "ppo", "evaluate")
 
 
 @pytest.mark.parametrize("name", sorted(packaged()))

@@ -120,6 +120,16 @@ def test_bad_arguments_and_bad_text_are_explained(vocabulary: Vocabulary) -> Non
         vocabulary.encode(b"a")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("han", [0, 1, 2])
+def test_han_and_kana_are_grouped_as_asked_and_come_back_unchanged(han: int) -> None:
+    text = "标准库中没有这个名称，ここにある名前。"
+    vocabulary = Vocabulary.train([text * 50, *ENGLISH], 400, han=han, allow_smaller=True)
+    pieces = [vocabulary.token_bytes(token).decode("utf-8", "ignore") for token in vocabulary.encode(text)]
+    assert vocabulary.decode(vocabulary.encode(text)) == text
+    longest = max(sum(char.isalpha() for char in piece) for piece in pieces)
+    assert longest == han or (han == 0 and longest > 2)
+
+
 @pytest.mark.parametrize("digits", [1, 2, 3])
 def test_digits_are_grouped_as_asked(digits: int) -> None:
     vocabulary = Vocabulary.train(["1234567 " * 50, *ENGLISH], 300, digits=digits)

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from chatloom import artifact
 from chatloom.cli import frame
 from chatloom.cli.frame import complain, console
 from chatloom.errors import ChatloomError
@@ -33,6 +34,7 @@ def chat(
     """Talk to a chat model; the same seed and words give the same reply."""
     from chatloom import api
 
+    _check_is_model(model)
     opening = [{"role": "system", "content": system}] if system else []
     talker = api.load_chat(model)
 
@@ -48,6 +50,18 @@ def chat(
         return
     console(error=True).print(f"{model}: {_HELP}", markup=False, style="dim")
     _converse(opening, reply)
+
+
+def _check_is_model(folder: Path) -> None:
+    """Say of a folder without a model what it is, or where a model lies near it; the rest is for the loader to say."""
+    if (folder / "config.json").is_file():
+        return
+    if artifact.exists(folder):
+        kind = artifact.read_manifest(folder)["kind"]
+        raise ChatloomError(f"{folder}: is an artifact of kind `{kind}`, not a chat model")
+    near = frame.inside(folder, chat=True)
+    if near or folder.is_dir():
+        raise ChatloomError(f"{folder}: holds no model (no config.json){near}")
 
 
 def _converse(opening: list[dict[str, str]], reply: Any) -> None:

@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from chatloom import artifact
 from chatloom.errors import ChatloomError
 from chatloom.recipe import PlanRefused, Stopped
 
@@ -91,6 +92,25 @@ def amount(value: float, unit: str) -> str:
     size, prefix = next(((size, sign) for size, sign in prefixes if abs(value) >= size), (1.0, ""))
     number = f"{value / size:.3g}" if size > 1 or value != int(value) else f"{int(value)}"
     return f"{number} {prefix}{unit}".strip()
+
+
+def inside(folder: Path, *, chat: bool = False) -> str:
+    """What to name instead of a folder that is no artifact itself: `; it holds ...`, or nothing.
+
+    The artifacts of a run's folder, or the newest checkpoint of one that is not finished; with `chat` chat models only.
+    """
+    partial = folder if folder.name.endswith(".partial") else artifact.partial_of(folder)
+    checkpoints = [path for path in partial.glob("checkpoints/step-*") if path.name.removeprefix("step-").isdigit()]
+    if checkpoints:
+        newest = max(checkpoints, key=lambda path: int(path.name.removeprefix("step-")))
+        return f"; its newest checkpoint is {relative(newest)}"
+    within = sorted(folder.iterdir()) if folder.is_dir() else []
+    found = [path for path in within if artifact.exists(path) and "@" not in path.name]
+    if chat:
+        found = [path for path in found if (path / "chat_template.json").is_file() and (path / "config.json").is_file()]
+        found = [path for path in found if artifact.read_manifest(path)["kind"] != "reward-model"]
+    names = [relative(path) for path in found]
+    return f"; it holds {', '.join(names)}" if names else ""
 
 
 def relative(path: Path) -> str:

@@ -13,7 +13,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from chatloom import artifact
-from chatloom.artifact import Artifact
+from chatloom.artifact import Artifact, ArtifactError
 from chatloom.cli import frame, samples
 from chatloom.cli.frame import amount, complain, console
 from chatloom.progress import duration, value_text
@@ -34,7 +34,10 @@ def inspect(
     verify: Annotated[bool, typer.Option(help="Compare every file's sha256 with the manifest.")] = True,
 ) -> None:
     """Show an artifact: kind, lineage, settings, metrics, files, and samples (training data: token by token)."""
-    item = artifact.load(folder)
+    try:
+        item = artifact.load(folder)
+    except ArtifactError as error:
+        raise ArtifactError(f"{error}{frame.inside(folder)}") from None
     out = console()
     out.print(_head(item))
     out.print(_lineage(item))
@@ -108,8 +111,12 @@ def _metric_lines(metrics: Mapping[str, Any], prefix: str = "") -> list[str]:
     for name, value in metrics.items():
         if isinstance(value, Mapping):
             lines += _metric_lines(value, f"{prefix}{name}.")
-        elif isinstance(value, int | float) or value is None:
+        elif value is None:
+            lines.append(f"{prefix}{name}: null")
+        elif isinstance(value, int | float):
             lines.append(f"{prefix}{name}: {value_text(value)}")
+        elif isinstance(value, list | tuple) and value and all(isinstance(item, Mapping) for item in value):
+            lines.append(f"{prefix}{name}: {len(value)} rows of {', '.join(map(str, value[0]))}")
         else:
             text = str(value)
             lines.append(f"{prefix}{name}: {text if len(text) <= 200 else text[:200] + ' ...'}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -26,6 +27,8 @@ _COLUMNS = (
     ("disk", "disk"),
     ("time", "time"),
 )
+# Of the table of results, in 80 columns.
+_HEADLINE = ("method", "exact", "polite", "f1_gain", "polite_gain", "reward", "kl")
 _STATES = {"done": "green", "stale": "yellow", "half done": "cyan", "to do": "white"}
 
 Name = Annotated[
@@ -136,13 +139,31 @@ def _figure(line: Line | None) -> str:
     return text if line.exact else f"~{text}"
 
 
+def _show_table(folder: Path, text: str) -> None:
+    """The whole table where it fits; elsewhere its headline in a few columns, and where the whole is."""
+    out = console()
+    if not (folder / "table.json").is_file() or max(map(len, text.splitlines()), default=0) <= out.width:
+        out.print(text, markup=False, soft_wrap=True)
+        return
+    from chatloom.evaluation.comparison import visible_columns
+    from chatloom.reporting.tables import render_rich
+
+    tables = json.loads((folder / "table.json").read_text(encoding="utf-8"))
+    name, rows = next((name, tables[name]) for name in ("sampled", *tables) if name in tables)
+    headline = [row for row in rows if row["group"] == rows[0]["group"]]
+    columns = [column for column in visible_columns(headline) if column.key in _HEADLINE]
+    columns.sort(key=lambda column: _HEADLINE.index(column.key))
+    out.print(render_rich(columns, headline, title=f"{name} answers: {rows[0]['group_title']}"))
+    out.print(f"the whole table: {relative(folder / 'table.txt')}", markup=False, soft_wrap=True)
+
+
 def _show_result(made: Mapping[str, Artifact]) -> None:
     """The tables that stages left for people, the reports, and how to talk to the newest chat models."""
     out = console()
     for item in made.values():
         table = item.path / "table.txt"
         if item.kind in ("evaluation", "report") and table.is_file():
-            out.print(table.read_text(encoding="utf-8").rstrip(), markup=False, soft_wrap=True)
+            _show_table(item.path, table.read_text(encoding="utf-8").rstrip())
     for item in made.values():
         if (item.path / "report.html").is_file():
             out.print(f"report: {relative(item.path / 'report.html')}", markup=False, soft_wrap=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +29,8 @@ if TYPE_CHECKING:  # these load torch, which a look at documents does not need
 _SHOWN_CHARACTERS = 1200
 _SHOWN_TOKENS = 1000
 _COLUMNS = {
-    "documents": {"id", "text", "source"},
+    "documents": {"id", "text", "source", "metadata"},
+    "dropped pages": {"id", "text", "stage", "reason"},
     "preferences": {"prompt", "answers", "ended"},
     "prompts": {"messages", "answer", "language"},
     "conversations": {"messages", "source"},
@@ -99,9 +100,8 @@ def training_rows(item: Artifact, store: TokenStore) -> LanguageModelRows:
 
 def _piece_text(store: TokenStore, vocabulary: Vocabulary, document: int, start: int, end: int) -> Text:
     entry = store.describe([document])[0]
-    labels = ", ".join(f"{name} {value}" for name, value in entry["labels"].items() if value is not None)
     ids = store.read(document, start, end).tolist()
-    head = Text(f"{entry['id']} ({labels}), tokens {start} to {end} of {entry['n']}\n", style="dim")
+    head = Text(f"{entry['id']} ({_labels(entry['labels'])}), tokens {start} to {end} of {entry['n']}\n", style="dim")
     return head.append(tokens_text(ids, [0.0, *[1.0] * (len(ids) - 1)], vocabulary))
 
 
@@ -126,20 +126,23 @@ def _records(file: Path, kind: str | None, vocabulary: Path | None, limit: int) 
         for batch in pq.ParquetFile(file).iter_batches(batch_size=16):
             for row in batch.to_pylist():
                 yield Text(_cut(json.dumps(row, ensure_ascii=False, default=str)))
-    elif vocabulary is None:
+    elif vocabulary is None or kind == "dropped pages":
         yield from _as_text(file, kind)
     else:
         yield from _as_tokens(file, kind, vocabulary, limit)
 
 
 def _as_text(file: Path, kind: str) -> Iterator[Text]:
-    from chatloom.corpus.record import read_documents
+    from chatloom.corpus.record import read_documents, read_dropped
     from chatloom.dialogue import storage
 
     if kind == "documents":
         for document in read_documents(file):
-            labels = ", ".join(f"{name} {value}" for name, value in document.labels.items() if value is not None)
-            yield Text.assemble((f"{document.id} ({labels})\n", "dim"), _cut(document.text))
+            yield Text.assemble((f"{document.id} ({_labels(document.labels)})\n", "dim"), _cut(document.text))
+    elif kind == "dropped pages":
+        for page in read_dropped(file):
+            why = f"{page.id} (dropped by {page.stage}: {page.detail or page.reason})\n"
+            yield Text.assemble((why, "dim"), _cut(page.text))
     elif kind == "preferences":
         for pair in storage.read_preferences(file):
             text = _messages(pair.id, pair.prompt)
@@ -159,6 +162,14 @@ def _as_text(file: Path, kind: str) -> Iterator[Text]:
     else:
         for conversation in storage.read_conversations(file):
             yield _messages(conversation.id, conversation.messages)
+
+
+def _labels(labels: Mapping[str, object]) -> str:
+    """Labels in words; what every rule measured is told by its number alone, since there are dozens."""
+    known = {name: value for name, value in labels.items() if value is not None}
+    shown = [f"{name} {value}" for name, value in known.items() if not name.startswith("rule_")]
+    measured = [f"rules measured: {len(known) - len(shown)}"] if len(shown) < len(known) else []
+    return ", ".join([*shown, *measured])
 
 
 def _messages(title: str, messages: Sequence[Message]) -> Text:

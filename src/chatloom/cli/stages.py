@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
+from rich import box
 from rich.table import Table
 from rich.text import Text
 from typer.core import TyperCommand
@@ -22,7 +23,7 @@ from typer.core import TyperCommand
 from chatloom import recipe
 from chatloom import stages as registry
 from chatloom.cli.frame import Quiet, Set, console, handled, relative
-from chatloom.recipe import RecipeError
+from chatloom.recipe import PlanRefused, RecipeError
 from chatloom.settings import is_runtime, override, read_yaml
 from chatloom.stage import Stage
 
@@ -56,9 +57,13 @@ def _command(kind: str) -> Any:
             raise RecipeError(f"chatloom {kind}: does not say where to write; give --out FOLDER or `out:` in the file")
         own_seed = values.pop("seed", 0) if seed is None else seed
         values.pop("seed", None)
-        made = recipe.run_stage(
-            kind, values, {}, Path(target).expanduser(), seed=own_seed, start_over=start_over, quiet=quiet
-        )
+        folder = Path(target).expanduser()
+        try:
+            made = recipe.run_stage(kind, values, {}, folder, seed=own_seed, start_over=start_over, quiet=quiet)
+        except PlanRefused as error:
+            # A plan speaks of a recipe's stages; here there is one, whose name nobody gave.
+            told = str(error).replace(f"--start-over {folder.name}", "--start-over")
+            raise PlanRefused(told.replace(f"stages.{folder.name}.", f"{kind}.")) from None
         console().print(relative(made.path), markup=False, soft_wrap=True)
 
     return command
@@ -76,7 +81,13 @@ def _command_class(kind: str) -> type[TyperCommand]:
 def describe(stage: Stage) -> None:
     """Print a stage's inputs, output and settings."""
     out = console()
-    inputs = Table(title="Inputs: NAME: {from: STAGE} in a recipe, NAME: {path: PATH} anywhere", title_justify="left")
+    inputs = Table(
+        title="Inputs: NAME: {from: STAGE} in a recipe, NAME: {path: PATH} anywhere",
+        title_justify="left",
+        box=box.SIMPLE,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
     for title in ("input", "takes", "meaning"):
         inputs.add_column(title, overflow="fold")
     for name, item in stage.inputs.items():
@@ -89,10 +100,13 @@ def describe(stage: Stage) -> None:
         caption="* runtime setting: does not change the result",
         title_justify="left",
         caption_justify="left",
+        box=box.SIMPLE,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
     )
-    table.add_column("setting", overflow="fold")
-    for title in ("type", "default", "meaning"):
-        table.add_column(title, overflow="fold")
+    table.add_column("setting", no_wrap=True)  # a name is there to be copied
+    for title, width in (("type", 14), ("default", 12), ("meaning", None)):
+        table.add_column(title, overflow="fold", max_width=width)
     for row in setting_rows(stage.settings):
         table.add_row(*(Text(cell) for cell in row))
     out.print(table)

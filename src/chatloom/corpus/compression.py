@@ -6,15 +6,18 @@ The standard readers give nothing of a block in which a file ends too early (gzi
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import io
+import itertools
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import zstandard
 
+SUFFIXES = (".gz", ".zst")
 PIECE = 4096  # bytes of input at once: what is unpacked from them is lost if they are damaged
 
 
@@ -42,6 +45,10 @@ class _Unpacker(io.RawIOBase):
         buffer[: len(part)] = part
         self._output = self._output[len(part) :]
         return len(part)
+
+    def skip_piece(self) -> int | None:
+        """Unpack one more piece and drop it: its size in bytes, None at a proper end."""
+        return len(self._output) if self._unpack() else None
 
     def _unpack(self) -> bool:
         """Unpack one more piece; False at a proper end."""
@@ -71,6 +78,35 @@ def open_stream(path: Path) -> Iterator[io.BufferedReader]:
     with contextlib.ExitStack() as stack:
         file: Any = stack.enter_context(open(path, "rb"))
         suffix = path.suffix.lower()
-        if suffix in (".gz", ".zst"):
+        if suffix in SUFFIXES:
             file = stack.enter_context(io.BufferedReader(_Unpacker(file, suffix), 1 << 16))
         yield file
+
+
+def unpacked_bytes(files: Sequence[Path], *, samples: int = 8) -> float:
+    """Size of files once unpacked: of plain ones exactly, of packed ones estimated from the beginnings of a few.
+
+    Raises OSError for a file that cannot be read; one that is damaged counts by what comes before the damage.
+    """
+    total = float(sum(file.stat().st_size for file in files if file.suffix.lower() not in SUFFIXES))
+    for suffix in SUFFIXES:
+        chosen = [file for file in files if file.suffix.lower() == suffix]
+        ends = list(itertools.accumulate(file.stat().st_size for file in chosen))
+        if not ends or not ends[-1]:
+            continue
+        # Places at equal distances in all of the bytes, so that a large file counts for more than a small one.
+        places = [bisect.bisect_right(ends, ends[-1] * (2 * i + 1) // (2 * samples)) for i in range(samples)]
+        ratios = {place: _expansion(chosen[place]) for place in set(places)}
+        total += ends[-1] * sum(ratios[place] for place in places) / samples
+    return total
+
+
+def _expansion(path: Path, packed_limit: int = 1 << 20, unpacked_limit: int = 1 << 23) -> float:
+    """Unpacked bytes for each packed byte in a file's beginning; 1 where nothing can be unpacked."""
+    packed = unpacked = 0
+    with open(path, "rb") as file, contextlib.suppress(Damaged):
+        stream = _Unpacker(file, path.suffix.lower())
+        while file.tell() < packed_limit and unpacked < unpacked_limit and (size := stream.skip_piece()) is not None:
+            if size:  # zstd holds a block back until it is whole, so input counts once output has come of it
+                packed, unpacked = file.tell(), unpacked + size
+    return unpacked / packed if packed else 1.0

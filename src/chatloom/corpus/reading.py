@@ -16,6 +16,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from chatloom.corpus.compression import SUFFIXES as COMPRESSED
 from chatloom.corpus.compression import open_stream
 from chatloom.corpus.decoding import Undecodable, decode_line, decode_text, detect_text_encoding
 from chatloom.corpus.record import Quarantined
@@ -30,7 +31,6 @@ SUFFIXES = {
     ".parquet": PARQUET,
     ".warc": WARC,
 }
-COMPRESSED = (".gz", ".zst")
 PIECE_CHARACTERS = 200_000
 
 

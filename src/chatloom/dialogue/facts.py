@@ -82,9 +82,9 @@ def read_facts(
 ) -> Catalogue:
     """Return the catalogue of `documents`; facts are sorted by name and no two share a name or a sentence.
 
-    A sentence is kept when it stands on one line (so that it is a verbatim piece of the document), has
-    `min_chars` to `max_chars` characters, starts with a capital and ends with a full stop, and when no
-    other name has the same one. Raises DialogueError when the documents hold no fact at all.
+    A sentence is kept when it stands on one line (so that it is a verbatim piece of the document), has `min_chars` to
+    `max_chars` characters, starts with a capital and ends with a full stop, and when no other name has the same one.
+    Raises DialogueError when the documents hold no fact at all.
     """
     found: dict[str, Fact] = {}
     names: set[str] = set()

@@ -52,8 +52,8 @@ def read_records(
 ) -> Iterator[RawRecord | BadRecord]:
     """Yield every record of a file in order; `.gz` and `.zst` are unpacked on the way.
 
-    Raises DialogueError where the file is missing, empty, of an unknown suffix, or broken as a whole
-    (cut-off compression, a JSON list that does not parse, a damaged Parquet file).
+    Raises DialogueError where the file is missing, empty, of an unknown suffix, or broken as a whole (cut-off
+    compression, a JSON list that does not parse, a damaged Parquet file).
     """
     path = Path(path)
     if path.is_dir():

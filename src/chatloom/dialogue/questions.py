@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from chatloom.dialogue.facts import Catalogue, Fact
 from chatloom.dialogue.negatives import KINDS, InventedNames, Rejections
-from chatloom.dialogue.phrasings import LANGUAGES, LEADS, QUESTIONS, TAILS, answer, question
+from chatloom.dialogue.phrasings import FILLERS_ZH, LANGUAGES, LEADS, QUESTIONS, TAILS, answer, question
 from chatloom.dialogue.record import Conversation, DialogueError, Message, Preference
 from chatloom.dialogue.storage import Prompt
 
@@ -237,9 +237,15 @@ class QuestionWriter:
         if chance < 0.2:
             text = rng.choice(LEADS[language]) + text
         elif chance < 0.4:
-            noise = " ".join(rng.choice(self.words) for _ in range(rng.randint(1, 3)))
-            text = (f"{noise.capitalize()}. " if language == "en" else f"{noise}：") + text
+            text = self._noise(language, rng) + text
         return text + (rng.choice(TAILS[language]) if rng.random() < 0.2 else "")
+
+    def _noise(self, language: str, rng: random.Random) -> str:
+        count = rng.randint(1, 3)
+        if language == "zh" and rng.random() < 0.7:
+            return "".join(rng.choice(FILLERS_ZH) for _ in range(count)) + rng.choice("，。：")
+        noise = " ".join(rng.choice(self.words) for _ in range(count))
+        return f"{noise.capitalize()}. " if language == "en" else f"{noise}："
 
     def _prompt(self, group: str, slot: _Slot, rng: random.Random) -> list[Message]:
         if rng.random() < self.settings.multi_turn_share:

@@ -9,8 +9,8 @@ Goes in: for each method a list of scored answers, plain dicts
     cluster     optional; prompts about one fact share it
 
 Comes out: rows of plain dicts, one per method and group of prompts: first the headline (all prompts of
-`headline_kinds`), then these by language, then each kind alone. Several answers of one method to a prompt (samples,
-seeds) are averaged first.
+`headline_kinds`, and named after them), then these by language, then each other kind alone. Several answers of one
+method to a prompt (samples, seeds) are averaged first.
 """
 
 from __future__ import annotations
@@ -146,14 +146,17 @@ def _groups(
     main = [prompt for prompt, answer in reference.items() if answer["kind"] in headline]
     if not main:
         raise EvaluationError(f"no prompt is of the kinds {sorted(headline)}; the kinds found are {kinds}")
-    groups = [(HEADLINE, main)]
+    headline_name = (
+        HEADLINE if headline == set(kinds) else " + ".join(KINDS.get(kind, kind) for kind in kinds if kind in headline)
+    )
+    groups = [(headline_name, main)]
     languages = {str(reference[prompt]["language"]) for prompt in main}
     if len(languages) > 1:
         for language in sorted(languages, key=lambda language: (_rank(LANGUAGES, language), language)):
             members = [prompt for prompt in main if reference[prompt]["language"] == language]
             groups.append((LANGUAGES.get(language, language), members))
     if len(kinds) > 1:
-        for kind in kinds:
+        for kind in (kind for kind in kinds if {kind} != headline):
             members = [prompt for prompt, answer in reference.items() if answer["kind"] == kind]
             groups.append((KINDS.get(kind, kind), members))
     return groups

@@ -22,9 +22,7 @@ PROMPTS_AT_ONCE = 512
 
 @dataclass(frozen=True)
 class Scored:
-    """One sampled answer: text, reward (None without a reward model), summed log-probability (nats), tokens with the
-    end.
-    """
+    """One sampled answer: text, reward (None: no reward model), summed log-probability (nats), tokens with the end."""
 
     text: str
     reward: float | None
@@ -69,13 +67,12 @@ def sample_and_score(
     label: str = "sampling",
     quiet: bool = False,
 ) -> list[list[Scored]]:
-    """n answers to every prompt, in order; temperature 0 is greedy. The same (seed, prompt place, sample) gives the
-    same draw.
+    """n answers to every prompt, in order; temperature 0 is greedy. (seed, prompt place, sample) decides each draw.
 
     With `reference`, each answer carries the KL of the policy to it: the exact KL over the vocabulary at every state
-    the
-    answer went through, summed (nats an answer) - unbiased as a mean over samples at temperature 1, and far less noisy
-    than the difference of two log-probabilities. Raises ChatloomError for a prompt that leaves no room for an answer.
+    the answer went through, summed (nats an answer) - unbiased as a mean over samples at temperature 1, and far less
+    noisy than the difference of two log-probabilities. Raises ChatloomError for a prompt that leaves no room for an
+    answer.
     """
     template, vocabulary = policy.chat, policy.vocabulary
     context = policy.model.config.max_positions

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from chatloom.evaluation.comparison import HEADLINE
 from chatloom.evaluation.statistics import EvaluationError, mean_or_none
 from chatloom.reporting.tables import Column
 
@@ -17,17 +16,24 @@ COLUMNS = [
     Column("f1", "gold F1", ".1%", low="f1_lowest", high="f1_highest", best="max", about="mean and range"),
     Column("exact", "exact", ".1%", low="exact_lowest", high="exact_highest", best="max",
            about="mean and range"),
+    Column("polite", "polite", ".1%", low="polite_lowest", high="polite_highest", best="max", about="mean and range"),
     Column("ended", "ended", ".0%"),
     Column("better", "better than SFT", about="seeds whose paired interval of the gain lies above zero"),
 ]  # fmt: skip
 
 
-def across_seeds(tables: Sequence[Sequence[Row]], *, group: str = HEADLINE, score: str = "f1") -> list[dict[str, Any]]:
+def across_seeds(
+    tables: Sequence[Sequence[Row]], *, group: str | None = None, score: str | None = None
+) -> list[dict[str, Any]]:
     """One row per method from the tables of several seeds: means, lowest and highest, seeds with a sure gain.
 
-    `gains` counts the seeds in which the interval of the gain lies above zero, `better` says it in words ("3 of 3";
-    empty for the baseline). Raises EvaluationError if the tables hold different methods.
+    `group` None takes the headline, which comes first in every table. `gains` counts the seeds in which the interval of
+    the gain lies above zero, `better` says it in words ("3 of 3"; empty for the baseline). The gain is of `score`; None
+    takes what `evaluate` compares by: gold F1, or politeness where no prompt has a true answer. Raises EvaluationError
+    if the tables hold different methods.
     """
+    if group is None and tables and tables[0]:
+        group = str(tables[0][0]["group"])
     chosen = [{str(row["method"]): row for row in table if row["group"] == group} for table in tables]
     if not chosen or not chosen[0]:
         raise EvaluationError(f"no rows of the group {group!r} in {len(tables)} tables: expected a table for each seed")
@@ -35,6 +41,8 @@ def across_seeds(tables: Sequence[Sequence[Row]], *, group: str = HEADLINE, scor
     for number, table in enumerate(chosen):
         if set(table) != set(methods):
             raise EvaluationError(f"seed {number} has the methods {sorted(table)}, the first has {sorted(methods)}")
+    if score is None:
+        score = "f1" if any(row.get("f1") is not None for table in chosen for row in table.values()) else "polite"
     result = []
     for method in methods:
         rows = [table[method] for table in chosen]

@@ -1,6 +1,4 @@
-"""The page that every stage leaves beside its result: curves, figures, settings; what a person opens instead of a
-log.
-"""
+"""The page that every stage leaves beside its result: curves, figures, settings; what one opens instead of a log."""
 
 from __future__ import annotations
 

@@ -15,7 +15,6 @@ from typing import Any, Literal, overload
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from chatloom.errors import ChatloomError
@@ -199,12 +198,12 @@ def _write_weights(folder: Path, tensors: dict[str, Tensor], max_shard_bytes: in
         shards[-1][name] = tensor
         filled += size
     if len(shards) == 1:
-        save_file(tensors, str(folder / weight_files.SINGLE), metadata={"format": "pt"})
+        weight_files.write(folder / weight_files.SINGLE, tensors, {"format": "pt"})
         return
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        save_file(shard, str(folder / name), metadata={"format": "pt"})
+        weight_files.write(folder / name, shard, {"format": "pt"})
         weight_map.update(dict.fromkeys(shard, name))
     total = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     _write_json(folder / weight_files.INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})

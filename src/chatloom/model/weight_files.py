@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
 
 from chatloom.errors import ChatloomError
 
@@ -29,6 +34,14 @@ class TensorEntry:
     dtype: str
     shape: tuple[int, ...]
     file: Path
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write contiguous tensors as one safetensors file that others may read as they may its neighbours."""
+    save_file(dict(tensors), path, metadata=metadata)
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)  # the library makes files that only their owner can read
 
 
 def inside(folder: Path, name: str) -> Path:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from chatloom import artifact
 from chatloom.artifact import Artifact, ArtifactError, Identity
 from chatloom.recipe.graph import Node, RecipeError, Source, resolve_path
+from chatloom.recipe.hashes import Hashes
 from chatloom.settings import digest
 from chatloom.stage import Input
 
@@ -27,14 +27,14 @@ class Outside:
     path: Path
 
 
-def outside(declared: Input, source: Source, where: str) -> list[Outside]:
+def outside(declared: Input, source: Source, where: str, hashes: Hashes) -> list[Outside]:
     """What a `{path: ...}` leads to; raises RecipeError when it is missing or of a kind that is not taken here."""
     found = []
     try:
         for path in resolve_path(str(source.path)):
             if declared.kinds and (path / artifact.MANIFEST).is_file():
                 found.append(Outside(artifact.load(path, *declared.kinds), path))
-            elif adopted := _adopt(path, declared.kinds):
+            elif adopted := _adopt(path, declared.kinds, hashes):
                 found.append(Outside(adopted, path))
             elif declared.files:
                 found.append(Outside(None, path))
@@ -47,7 +47,7 @@ def outside(declared: Input, source: Source, where: str) -> list[Outside]:
     return found
 
 
-def _adopt(path: Path, kinds: Collection[str]) -> Artifact | None:
+def _adopt(path: Path, kinds: Collection[str], hashes: Hashes) -> Artifact | None:
     """A model or vocabulary folder that some other program wrote, seen as an artifact identified by its content."""
     if not path.is_dir() or (path / artifact.MANIFEST).exists():
         return None
@@ -61,7 +61,7 @@ def _adopt(path: Path, kinds: Collection[str]) -> Artifact | None:
     if kind is None or kind not in kinds:
         return None
     files = {
-        item.relative_to(path).as_posix(): {"bytes": item.stat().st_size, "sha256": _content(item)}
+        item.relative_to(path).as_posix(): {"bytes": item.stat().st_size, "sha256": hashes.content(item)}
         for item in sorted(path.rglob("*"))
         if item.is_file()
     }
@@ -70,7 +70,9 @@ def _adopt(path: Path, kinds: Collection[str]) -> Artifact | None:
     return Artifact(path, manifest)
 
 
-def identify(node: Node, fingerprints: Mapping[str, str], given: Mapping[str, list[Outside | Source]]) -> Identity:
+def identify(
+    node: Node, fingerprints: Mapping[str, str], given: Mapping[str, list[Outside | Source]], hashes: Hashes
+) -> Identity:
     """What decides a node's artifact; `fingerprints` are those of the stages before it."""
     parents: dict[str, Any] = {}
     data: dict[str, str] = {}
@@ -82,27 +84,14 @@ def identify(node: Node, fingerprints: Mapping[str, str], given: Mapping[str, li
             elif item.artifact is not None:
                 prints.append(item.artifact.fingerprint)
             else:
-                data[f"{key}.{number}/{item.path.resolve().name}"] = _content(item.path)
+                data[f"{key}.{number}/{item.path.resolve().name}"] = hashes.content(item.path)
         if prints:
             parents[key] = prints if node.stage.inputs[key].many else prints[0]
     stage = node.stage
     return Identity(stage.output, stage.kind, stage.version, node.settings.result(), node.seed, parents, data)
 
 
-def _content(path: Path) -> str:
-    files = [path] if path.is_file() else sorted(item for item in path.rglob("*") if item.is_file())
-    state = tuple((str(item), item.stat().st_size, item.stat().st_mtime_ns) for item in files)
-    return _hashed(path, state)
-
-
-@lru_cache(maxsize=4096)
-def _hashed(path: Path, state: tuple[tuple[str, int, int], ...]) -> str:
-    # `state` is the cache's key only: an unchanged tree is read once, by the plan, and not again by the run.
-    del state
-    return artifact.sha256_tree(path)
-
-
-def follow(node: Node) -> dict[str, list[Outside | Source]]:
+def follow(node: Node, hashes: Hashes) -> dict[str, list[Outside | Source]]:
     """Every input of a node with its outside paths opened; raises RecipeError with one line per mistake."""
     given: dict[str, list[Outside | Source]] = {}
     mistakes = []
@@ -113,7 +102,7 @@ def follow(node: Node) -> dict[str, list[Outside | Source]]:
                 given[key].append(source)
                 continue
             try:
-                given[key] += outside(node.stage.inputs[key], source, f"stages.{node.name}.{key}")
+                given[key] += outside(node.stage.inputs[key], source, f"stages.{node.name}.{key}", hashes)
             except RecipeError as error:
                 mistakes.append(str(error))
     if mistakes:

@@ -2,7 +2,7 @@
 
 name: demo
 seed: 0
-base: other-recipe            # optional: start from it; this file's values win
+extends: other-recipe         # optional: start from it; this file's values win
 stages:
   corpus: {stage: corpus, pages: {path: "pages/*.html"}}
   tokenizer: {stage: tokenizer, documents: {from: corpus}, vocab_size: 4096}
@@ -57,8 +57,14 @@ def read(recipe: str | Path, assignments: Sequence[str] = ()) -> Recipe:
 
 
 def _full_name(assignment: str, entries: Collection[str]) -> str:
-    head, dot, _ = assignment.partition("=")[0].partition(".")
-    return f"stages.{assignment}" if dot and head in entries and head not in ("stages", "matrix") else assignment
+    head, dot, _ = assignment.partition("=")[0].strip().partition(".")
+    if head in _KEYS:
+        return assignment
+    if not dot:
+        raise RecipeError(f"--set {assignment}: put the stage before the setting, as in `sft.epochs=2`")
+    if head not in entries:
+        raise RecipeError(f"--set {assignment}: there is no stage `{head}`{hint(head, entries)}")
+    return f"stages.{assignment}"
 
 
 def read_values(path: Path, trail: tuple[Path, ...] = ()) -> dict[str, Any]:

@@ -20,14 +20,16 @@ from chatloom.artifact import Artifact, Draft
 from chatloom.errors import ChatloomError
 from chatloom.evaluation.stage_page import write_stage_page
 from chatloom.model.allocator import keep_freed_memory
+from chatloom.recipe import hashes
 from chatloom.recipe.graph import Recipe, build_node
 from chatloom.recipe.inputs import lineage, values
 from chatloom.recipe.meter import Meter
-from chatloom.recipe.planning import STALE, PlanReport, StagePlan, plan
+from chatloom.recipe.planning import DONE, STALE, PlanReport, StagePlan, begun_in_vain, plan
 from chatloom.stage import Context
 
 SUMMARY = "summary.json"
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _DISK_FULL_TEXTS = ("No space left on device", "Disk quota exceeded", "File too large")
 
 
@@ -63,6 +65,7 @@ def run(
     """
     report = plan(recipe, out, until=until, start_over=start_over, measure=False)
     report.check()
+    hashes.of_run(out).save()
     keep_freed_memory()
     again = {name for item in start_over for name in recipe.named(item)}
     made: dict[str, Artifact] = {}
@@ -98,6 +101,7 @@ def run_stage(
     again = [node.name] if start_over else []
     report = plan(recipe, out.parent, start_over=again, measure=False)
     report.check()
+    hashes.of_run(out.parent).save()
     keep_freed_memory()
     with _termination_as_interrupt():
         return _run_stage(report.stages[0], out.parent, {}, node.name, start_over, quiet)
@@ -121,7 +125,8 @@ def _run_stage(
     try:
         with artifact.locked(target):
             extra = lineage(target, node, stage.given, made)
-            state = artifact.begin(target, stage.identity, start_over=start_over, extra=extra)
+            afresh = start_over or (stage.state != DONE and begun_in_vain(target, stage.identity))
+            state = artifact.begin(target, stage.identity, start_over=afresh, extra=extra)
             if isinstance(state, Artifact):
                 say(f"{title}: done before, {state.fingerprint}")
                 return state
@@ -136,6 +141,11 @@ def _run_stage(
     except ChatloomError as error:
         raise StageFailed(f"stage `{node.name}`: {error}") from error
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _FORBIDDEN:
+            raise StageFailed(
+                f"stage `{node.name}`: {error.filename}: {error.strerror}; give the right to read or write it, or "
+                "choose another folder with --out"
+            ) from error
         if not _is_disk_full(error):
             raise
         raise StageFailed(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from chatloom.reporting.figure import MUTED, Canvas, spread
 from chatloom.reporting.html import Html, clean
+from chatloom.reporting.tables import MINUS
 
 LABEL_SIZE = 12.0
 STEPS = [1, 2, 2.5, 5, 10]  # axes are numbered in these only
@@ -36,7 +38,7 @@ def number_axes(axes: Axes, log_x: bool, log_y: bool) -> None:
             axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=6))
         else:
             axis.set_major_locator(MaxNLocator(5, steps=STEPS, integer=axis is axes.xaxis))
-        axis.set_major_formatter(FuncFormatter(tick))
+        axis.set_major_formatter(FuncFormatter(_numbers(axis, even=not log)))
         axis.set_minor_locator(NullLocator())
 
 
@@ -53,13 +55,28 @@ def square_root_ticks(axes: Axes) -> None:
     axes.set_xticklabels([tick(value, 0) for value in chosen])
 
 
-def tick(value: float, _: object) -> str:
+def _numbers(axis: Axis, *, even: bool) -> Callable[[float, object], str]:
+    """Writes the numbers of an axis; on an `even` one with as many digits as tell neighbours apart."""
+
+    def write(value: float, place: object) -> str:
+        ticks = axis.get_majorticklocs()
+        return tick(value, place, float(abs(ticks[1] - ticks[0])) if even and len(ticks) > 1 else 0.0)
+
+    return write
+
+
+def tick(value: float, _: object, step: float = 0.0) -> str:
+    if abs(value) < step / 1000:
+        return "0"
+    if 0 < step < abs(value) < 1000 and abs(float(f"{value:.3g}") - value) > step / 1000:
+        return f"{value:.{max(0, math.ceil(-math.log10(step)) + 1)}f}".rstrip("0").rstrip(".").replace("-", MINUS)
     if value == 0:
         return "0"
     for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")):
         if abs(value) >= size:
-            return f"{value / (1e3 if letter == 'k' else size):g}{letter}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}".replace("e-0", "e-")
+            return f"{value / (1e3 if letter == 'k' else size):g}{letter}".replace("-", MINUS)
+    text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}".replace("e-0", "e-")
+    return text.replace("-", MINUS)
 
 
 def room_for_numbers(series: Sequence[np.ndarray]) -> float:

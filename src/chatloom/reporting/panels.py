@@ -67,14 +67,14 @@ PANELS: dict[str, Panel] = {
         smooth=0.9,
     ),
     "chosen_logprob": Panel(
-        "Log-probability of preferred answers",
+        "Log-probability of preferred answers · 优选答案的对数概率",
         "Nats per token. In DPO it may fall a little while the margin grows, as long as that of rejected answers falls "
         "further; a steady plunge means that the model forgets how to write.",
         "nats",
         smooth=0.9,
     ),
     "rejected_logprob": Panel(
-        "Log-probability of rejected answers",
+        "Log-probability of rejected answers · 落选答案的对数概率",
         "Nats per token. It should fall further than that of the preferred answers.",
         "nats",
         smooth=0.9,
@@ -83,6 +83,12 @@ PANELS: dict[str, Panel] = {
         "Entropy · 熵",
         "How undecided the policy is about its next token. A slow fall is learning, a collapse to 0 means that it "
         "stopped exploring and writes one answer only.",
+        "nats",
+        smooth=0.8,
+    ),
+    "sampled_entropy": Panel(
+        "Entropy of sampled answers · 采样回答的熵",
+        "How undecided the policy was, token by token, in the answers that it sampled, before they taught it anything.",
         "nats",
         smooth=0.8,
     ),
@@ -113,10 +119,80 @@ PANELS: dict[str, Panel] = {
         "How much of the differences between returns the critic foresees: 1 is all, 0 is no better than their mean.",
         smooth=0.8,
     ),
-    "value_loss": Panel("Critic's loss", "Squared error of the critic's forecasts; it should fall.", smooth=0.8),
+    "value_loss": Panel(
+        "Critic's loss · 价值网络的损失", "Squared error of the critic's forecasts; it should fall.", smooth=0.8
+    ),
     "kl_coefficient": Panel(
         "Price of KL · KL 系数",
         "What a nat of KL costs in reward. The controller raises it when KL is above its target and lowers it below.",
+    ),
+    "shaped_return": Panel(
+        "Return of an answer · 整形后的回报",
+        "What PPO maximises: an answer's score less what its distance from the starting model costs.",
+        smooth=0.8,
+    ),
+    "policy_loss": Panel(
+        "Policy's loss · 策略损失",
+        "Near 0 by its making, since advantages are whitened; its height says little, a jump speaks of a bad step.",
+        smooth=0.8,
+    ),
+    "ratio": Panel(
+        "Probability ratio · 概率比",
+        "New probability of a sampled token over its old one, on the mean; close to 1 where steps are small.",
+        smooth=0.8,
+    ),
+    "first_log_ratio": Panel(
+        "Log ratio at the start · 起始对数比",
+        "Largest log ratio before an iteration's first step. Nothing has moved yet, so it is rounding, or a fault.",
+        "nats",
+    ),
+    "largest_log_ratio": Panel(
+        "Largest log ratio · 最大对数比",
+        "How far the single most changed token moved within an iteration.",
+        "nats",
+        smooth=0.8,
+    ),
+    "sampler_distance": Panel(
+        "Sampler against trainer · 采样与训练之差",
+        "Largest distance between the two ways in which a token's log-probability is computed; rounding, or a fault.",
+        "nats",
+    ),
+    "reward_std": Panel(
+        "Spread of rewards · 奖励的离散",
+        "Standard deviation of an iteration's scores. Near 0 all answers are alike, and nothing is left to learn from.",
+        smooth=0.8,
+    ),
+    "advantage_std": Panel(
+        "Spread of advantages · 优势的离散",
+        "Standard deviation before whitening: how much better or worse than foreseen single tokens turned out.",
+        smooth=0.8,
+    ),
+    "value_clip_fraction": Panel(
+        "Clipped values · 价值截断比例",
+        "Share of tokens at which the critic's step was cut short. Large for long, its rate or `value_clip` is wrong.",
+        smooth=0.8,
+    ),
+    "grad_norm_critic": Panel(
+        "Gradient norm of the critic · 价值网络的梯度范数",
+        "Length of the critic's gradient before clipping; read as that of the policy.",
+        smooth=0.9,
+        log_y=True,
+    ),
+    "chosen_reward": Panel(
+        "Implicit reward of preferred answers · 优选答案的隐式奖励",
+        "How much likelier than under the reference, times beta. It may fall, if that of rejected ones falls more.",
+        smooth=0.9,
+    ),
+    "rejected_reward": Panel(
+        "Implicit reward of rejected answers · 落选答案的隐式奖励",
+        "How much likelier than under the reference, times beta. It should fall below that of the preferred ones.",
+        smooth=0.9,
+    ),
+    "best_answer_nll": Panel(
+        "Loss on the best answers · 最优答案的损失",
+        "Nats a token of the best answers, which `lm_weight` adds. If it rises, the model forgets what it knew.",
+        "nats",
+        smooth=0.9,
     ),
     "learning_rate": Panel(
         "Learning rate · 学习率", "The size of a step: a short warm-up, then a slow decline, so that the end is calm."

@@ -56,9 +56,9 @@ header { padding: 3.2rem 0 1.6rem; }
 .facts { color: var(--muted); font-size: 0.86rem; margin: 0; max-width: none; }
 .facts span + span::before { content: "·"; margin: 0 0.5em; }
 nav { border-block: 1px solid var(--line); margin-bottom: 2.6rem; }
-nav ol { list-style: none; display: flex; gap: 0 1.3rem; margin: 0; padding: 0; overflow-x: auto; }
+nav ol { list-style: none; display: flex; flex-wrap: wrap; gap: 0 1.3rem; margin: 0; padding: 0.3rem 0; }
 nav a {
-  display: block; padding: 0.65rem 0; color: var(--muted); text-decoration: none; font-size: 0.9rem;
+  display: block; padding: 0.35rem 0; color: var(--muted); text-decoration: none; font-size: 0.9rem;
   white-space: nowrap;
 }
 nav a:hover, nav a:focus-visible { color: var(--accent); }
@@ -71,7 +71,7 @@ footer { border-top: 1px solid var(--line); padding-top: 1rem; color: var(--mute
   }
   .listed header, .listed main, .listed footer { grid-column: 2; min-width: 0; }
   .listed nav { grid-column: 1; grid-row: 1 / span 3; border: 0; margin: 0; padding-top: 3.35rem; }
-  .listed nav ol { position: sticky; top: 2rem; display: block; overflow: visible; }
+  .listed nav ol { position: sticky; top: 2rem; display: block; }
   .listed nav a { padding: 0.22rem 0; white-space: normal; line-height: 1.35; }
 }
 """
@@ -133,7 +133,7 @@ tr.highlight > * { background: var(--tint); }
 
 .samples td { min-width: 9.5rem; }
 .samples .prompt { font-weight: 500; min-width: 11rem; }
-.samples .text { white-space: pre-wrap; }
+.samples .text { white-space: pre-wrap; overflow-wrap: anywhere; }
 .answer { border-left: 3px solid var(--line); padding-left: 0.6rem; }
 .answer.right { border-color: var(--right); }
 .answer.wrong { border-color: var(--wrong); }
@@ -185,6 +185,8 @@ _PHONE = """
   .card .value { font-size: 1.4rem; }
   .card { padding: 0.8rem 0.85rem; }
   .cards { grid-template-columns: repeat(auto-fit, minmax(138px, 1fr)); gap: 0.6rem; }
+  nav ol { flex-wrap: nowrap; overflow-x: auto; }
+  tr.group span { display: inline-block; max-width: calc(100vw - 4rem); }
   tbody th { position: sticky; left: 0; background: var(--surface); }
   tr.highlight th { background: var(--tint); }
   .samples, .samples tbody, .samples tr, .samples td { display: block; width: 100%; }

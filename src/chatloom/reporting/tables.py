@@ -54,16 +54,25 @@ class Column:
 
 
 def format_value(value: Any, format_: str = "") -> str:
-    """A value as a person reads it: `format_` for numbers, yes/no for truth values, a dash for None and NaN."""
+    """A value as a person reads it: `format_` for numbers, yes/no for truth values, a dash for nothing and NaN."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return MISSING
     if isinstance(value, bool):
         return "yes" if value else "no"
     if _is_number(value):
-        if format_:
-            return str(format(value, format_)).replace("-", MINUS)
-        return (f"{value:,}" if isinstance(value, int) else f"{value:,.4g}").replace("-", MINUS)
+        return format(value, format_ or _digits(value)).replace("-", MINUS)
+    if isinstance(value, list | tuple | dict) and not value:
+        return MISSING
+    if isinstance(value, list | tuple):
+        return ", ".join(format_value(item) for item in value)
     return str(value)
+
+
+def _digits(value: float) -> str:
+    """Whole numbers in full, others with four digits; only what is tiny or beyond counting has an exponent."""
+    if isinstance(value, int) or 1e3 <= abs(value) < 1e15:
+        return ",.0f" if isinstance(value, float) else ","
+    return ".4g" if value == 0 or abs(value) >= 1e-4 else ".3g"
 
 
 def render_markdown(columns: Sequence[Column], rows: Sequence[Row], *, group: str = "") -> str:
@@ -117,7 +126,9 @@ def render_html(
     for name, members in grouped(rows, group):
         out.append("<tbody>")
         if name:
-            out.append(f'<tr class="group"><th scope="rowgroup" colspan="{len(columns)}">{escape(name)}</th></tr>')
+            out.append(
+                f'<tr class="group"><th scope="rowgroup" colspan="{len(columns)}"><span>{escape(name)}</span></th></tr>'
+            )
         best = best_rows(columns, members)
         for index, row in enumerate(members):
             out.append('<tr class="highlight">' if highlight is not None and highlight(row) else "<tr>")

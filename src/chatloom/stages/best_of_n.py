@@ -1,12 +1,12 @@
-"""Stage `best-of-n`: sample n answers to each prompt, score them with the reward model, keep all, and pair best with
-worst.
+"""Stage `best-of-n`: sample n answers to each prompt, score them by the reward model, keep all, pair best with worst.
 
 The rollouts are what DPO learns from (the policy's own answers ranked by the reward model), and what the curve of
-reward
-over n is estimated from.
+reward over n is estimated from.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,7 +22,7 @@ from chatloom.objectives.best_of_n import best_of_n_curve, best_of_n_kl
 from chatloom.settings import Settings, runtime
 from chatloom.stage import Context, Input, Line, Plan, PlanContext, Stage
 from chatloom.training.bundle import load_bundle
-from chatloom.training.costs import planned_config, training_plan
+from chatloom.training.costs import UNKNOWN_MODEL, answer_tokens, planned_config, texts_of, training_plan
 from chatloom.training.session import resolve_device
 
 ROLLOUTS = pa.schema(
@@ -152,15 +152,30 @@ def plan(context: PlanContext) -> Plan:
     settings: BestOfNSettings = context.settings
     config = planned_config(context, "model")
     if config is None:
-        return Plan(warnings=("the model is not known yet, so its cost is not either",))
+        return UNKNOWN_MODEL
     if settings.max_new_tokens >= config.max_positions:
         return Plan(
             refusals=(f"max_new_tokens ({settings.max_new_tokens}) fills the whole context ({config.max_positions})",)
         )
-    tokens = settings.max_prompts * settings.n * settings.max_new_tokens
-    costs = training_plan(config, context, tokens=tokens, passes=2.0, trained=0, frozen=2)
-    pairs = Line("pairs", settings.max_prompts * settings.pairs_per_prompt, "pairs")
-    return Plan((*costs.lines, pairs))
+    known = texts_of(context, "prompts", "prompts")
+    prompts = min(settings.max_prompts, known.count or settings.max_prompts)
+    texts = replace(known, answer_tokens=answer_tokens(context, "model", settings.max_new_tokens))
+    answers = prompts * settings.n
+    costs = training_plan(
+        config,
+        context,
+        tokens=answers * texts.tokens,
+        passes=1.0,
+        sampled=prompts * texts.prompt_tokens + answers * texts.answer_tokens,
+        row_tokens=texts.prompt_tokens + settings.max_new_tokens,
+        trained=0,
+        frozen=2,
+        micro_batch_tokens=settings.micro_batch_tokens,
+    )
+    # A prompt whose answers are equal, or equally good, makes no pair: between none and all that are asked for.
+    pairs = Line("pairs", 0.5 * prompts * settings.pairs_per_prompt, "pairs")
+    text = Line("disk", answers * texts.answer_tokens, "bytes")  # a byte a token, packed
+    return Plan((*(line for line in costs.lines if line.name != "disk"), text, pairs, *texts.lines()))
 
 
 STAGE = Stage(

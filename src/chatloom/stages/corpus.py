@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from chatloom.corpus.compression import unpacked_bytes
 from chatloom.corpus.pipeline import clean
 from chatloom.corpus.pydoc_pages import identity, render
 from chatloom.corpus.settings import CorpusSettings
@@ -69,18 +70,18 @@ def _sources(context: Context, settings: CorpusStageSettings) -> list[Path]:
 
 
 def plan(context: PlanContext) -> Plan:
-    """Bytes to be read, and time at 60 pages a second (trafilatura's fast mode on two cores)."""
+    """Bytes to be read, what they unpack to, and time at 60 pages a second (trafilatura's fast mode on two cores)."""
     settings: CorpusStageSettings = context.settings
     if settings.source == "pydoc":
         return Plan((Line("disk", 30e6, "bytes"), Line("time", 20.0, "s"), Line("bytes", 3.4e6, "bytes")))
     pages = context.inputs.get("pages", [])
     files = [file for item in (pages if isinstance(pages, list) else [pages]) for file in _files(item)]
-    size = float(sum(file.stat().st_size for file in files))
     if not files:
         return Plan(refusals=("the input `pages` holds no file",))
+    size = unpacked_bytes(files)
     return Plan(
         (
-            Line("read", size, "bytes", exact=True),
+            Line("read", float(sum(file.stat().st_size for file in files)), "bytes", exact=True),
             Line("bytes", size, "bytes"),
             Line("disk", 3 * size, "bytes"),
             Line("time", size / 2e6, "s"),

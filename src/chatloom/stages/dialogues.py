@@ -28,13 +28,14 @@ from chatloom.dialogue.division import (
 )
 from chatloom.dialogue.files import SUFFIXES, BadRecord
 from chatloom.dialogue.formats import Reading, Value, read_conversations, read_preferences
-from chatloom.dialogue.record import Conversation, Preference
+from chatloom.dialogue.record import Conversation, Message, Preference
 from chatloom.dialogue.splits import describe_overlaps, require_disjoint, root_key
 from chatloom.dialogue.storage import write_conversations, write_preferences, write_prompts
 from chatloom.errors import ChatloomError
 from chatloom.progress import say
 from chatloom.settings import Settings
 from chatloom.stage import Context, Input, Line, Plan, PlanContext, Stage
+from chatloom.training.costs import lengths
 
 READ_BY_PLAN = 64 * 2**20  # bytes; larger files are only measured before the run, not read
 RECORD_BYTES = 500  # of a record in such a file, for the estimate of how many there are
@@ -213,6 +214,7 @@ def plan(context: PlanContext) -> Plan:
     settings: DialoguesSettings = context.settings
     refusals: list[str] = []
     counts, exact = {"conversations": 0, "preferences": 0}, True
+    examples: list[tuple[list[str], list[str]]] = []
     for key in counts:
         given = context.inputs.get(key, [])
         try:
@@ -220,9 +222,13 @@ def plan(context: PlanContext) -> Plan:
             large = [path for path in files if path.is_file() and path.stat().st_size > READ_BY_PLAN]
             small = [path for path in files if path not in large]
             if key == "conversations":
-                counts[key] = sum(len(item.records) for item in _read(read_conversations, small, settings))
+                talks = [talk for item in _read(read_conversations, small, settings) for talk in item.records]
+                counts[key] = len(talks)
+                examples += [(_contents(talk.messages[:-1]), _contents(talk.messages[-1:])) for talk in talks]
             else:
-                counts[key] = sum(len(item.records) for item in _read(read_preferences, small, settings))
+                pairs = [pair for item in _read(read_preferences, small, settings) for pair in item.records]
+                counts[key] = len(pairs)
+                examples += [(_contents(pair.prompt), pair.answers) for pair in pairs]
         except ChatloomError as error:
             refusals.append(f"{key}: {error}")
             continue
@@ -234,12 +240,22 @@ def plan(context: PlanContext) -> Plan:
         refusals.append(NOTHING)
     share = settings.shares.train
     used = {key: min(count, settings.max_records or count) for key, count in counts.items()}
+    asked = max(used.values()) if settings.prompts_from == "both" else used["preferences"] or used["conversations"]
+    if settings.prompts_from == "conversations":
+        asked = used["conversations"]
     lines = (
         Line("read", sum(counts.values()), "records", exact=exact),
         Line("records", share * used["conversations"], "conversations"),
         Line("pairs", share * used["preferences"], "pairs"),
+        Line("prompts", settings.shares.alignment * asked, "prompts"),
+        Line("tests", settings.shares.test * asked, "prompts"),
+        *lengths(len(examples), examples).lines(),
     )
     return Plan(lines, tuple(refusals))
+
+
+def _contents(messages: Sequence[Message]) -> list[str]:
+    return [message.content for message in messages]
 
 
 STAGE = Stage(

@@ -21,7 +21,7 @@ from chatloom.settings import Settings
 from chatloom.stage import Context, Input, Plan, PlanContext, Stage
 from chatloom.tokens.packing import Batch
 from chatloom.training.bundle import Bundle, load_bundle, save_bundle
-from chatloom.training.costs import model_plan
+from chatloom.training.costs import model_plan, texts_of
 from chatloom.training.data import Example, ExampleStream, check_rejected, pack_examples, preference_examples
 from chatloom.training.forward import segment_logprobs
 from chatloom.training.loop import Terms, Trainer
@@ -194,9 +194,11 @@ def _pairs(context: Context) -> list[Preference]:
 
 
 def plan(context: PlanContext) -> Plan:
-    """Cost from the model's plan and an estimate of the pairs' tokens."""
+    """Passes over the pairs, and one by the reference before them."""
     settings: DpoSettings = context.settings
-    return model_plan(context, passes=2 * settings.epochs, data="preferences", count="pairs", factor=4.0)
+    texts = texts_of(context, "preferences", "pairs")
+    both = 2 * texts.count * texts.tokens
+    return model_plan(context, tokens=settings.epochs * both, scored=both)
 
 
 STAGE = Stage(

@@ -1,15 +1,14 @@
 """Stage `evaluate`: models answer the same test prompts; one table by gold score, reward, KL, length and ending.
 
 Gold is the true answer, which no training stage saw as a score. Best-of-n answers with the baseline's samples and
-the reward
-model's choice.
+the reward model's choice.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pyarrow as pa
@@ -29,7 +28,7 @@ from chatloom.reporting.tables import render_rich
 from chatloom.settings import Settings, runtime
 from chatloom.stage import Context, Input, Line, Plan, PlanContext, Stage
 from chatloom.training.bundle import Bundle, load_bundle
-from chatloom.training.costs import planned_config, training_plan
+from chatloom.training.costs import UNKNOWN_MODEL, answer_tokens, n_sources, planned_config, texts_of, training_plan
 from chatloom.training.session import resolve_device
 
 
@@ -170,9 +169,7 @@ def _table(
 
 
 def gold_curve(prompts: Sequence[Prompt], pools: Sequence[Sequence[Scored]], size: int) -> list[dict[str, float]]:
-    """Reward and gold (or politeness) scores of best-of-n for n = 1, 2, 4, ... `size` on the test prompts, with the
-    analytic KL (nats).
-    """
+    """Best-of-n for n = 1, 2, 4, ... `size` on the test prompts: reward, gold (or politeness), analytic KL (nats)."""
     rewards = torch.tensor([[item.reward for item in pool[:size]] for pool in pools], dtype=torch.float64)
     rows = [[judged(prompt, item) for item in pool[:size]] for prompt, pool in zip(prompts, pools, strict=True)]
     ns = [n for n in (1, 2, 4, 8, 16, 32, 64, 128, 256) if n < size] + [size]
@@ -230,16 +227,34 @@ def _prompts(context: Context) -> list[Prompt]:
 
 
 def plan(context: PlanContext) -> Plan:
-    """Answers to be sampled."""
+    """Answers of every model: sampled, scored by the reward model, and compared with the first model's."""
     settings: EvaluateSettings = context.settings
-    models = context.inputs.get("models", [])
-    count = len(models) if isinstance(models, list) else 1
-    answers = settings.max_prompts * (settings.best_of + count * (settings.samples + int(settings.greedy)))
     config = planned_config(context, "models")
     if config is None:
-        return Plan((Line("tokens", answers * settings.max_new_tokens, "tokens"),))
-    # One pass to sample, one each for the reward and for the KL.
-    return training_plan(config, context, tokens=answers * settings.max_new_tokens, passes=3.0, trained=0, frozen=3)
+        return UNKNOWN_MODEL
+    known = texts_of(context, "tests", "tests")
+    prompts = min(settings.max_prompts, known.count or settings.max_prompts)
+    texts = replace(known, answer_tokens=answer_tokens(context, "models", settings.max_new_tokens))
+    models = n_sources(context, "models")
+    greedy = int(settings.greedy)
+    pool = max(settings.samples, settings.best_of)
+    answers = prompts * (pool + (models - 1) * settings.samples + models * greedy)
+    judged = answers if n_sources(context, "reward") else 0
+    compared = 2 * prompts * (models - 1) * settings.samples
+    costs = training_plan(
+        config,
+        context,
+        tokens=answers * texts.tokens,
+        passes=0.0,
+        scored=(judged + compared) * texts.tokens,
+        sampled=prompts * models * (1 + greedy) * texts.prompt_tokens + answers * texts.answer_tokens,
+        row_tokens=texts.prompt_tokens + settings.max_new_tokens,
+        trained=0,
+        frozen=3,
+        micro_batch_tokens=settings.micro_batch_tokens,
+    )
+    text = Line("disk", answers * texts.answer_tokens, "bytes")  # a byte a token, packed
+    return Plan((*(line for line in costs.lines if line.name != "disk"), text))
 
 
 STAGE = Stage(

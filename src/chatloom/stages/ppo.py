@@ -7,7 +7,7 @@ reward (frozen). `Ppo.iterate` reads like the algorithm: roll out, score, shape,
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -28,12 +28,12 @@ from chatloom.objectives.kl import AdaptiveKL, FixedKL, policy_moved_too_far
 from chatloom.objectives.masked import masked_mean, whiten
 from chatloom.objectives.policy_gradient import policy_loss, value_loss
 from chatloom.settings import Settings
-from chatloom.stage import Context, Input, Plan, PlanContext, Stage
+from chatloom.stage import Context, Input, Line, Plan, PlanContext, Stage
 from chatloom.tokens.order import Order
 from chatloom.tokens.packing import Batch
 from chatloom.training.bundle import Bundle, load_bundle, save_bundle
 from chatloom.training.checkpoints import State
-from chatloom.training.costs import planned_config, training_plan
+from chatloom.training.costs import UNKNOWN_MODEL, answer_tokens, planned_config, texts_of, training_plan
 from chatloom.training.forward import score
 from chatloom.training.loop import Terms, Trainer
 from chatloom.training.optimizers import ScheduledAdamW
@@ -390,7 +390,7 @@ def plan(context: PlanContext) -> Plan:
     settings: PpoSettings = context.settings
     config = planned_config(context, "model")
     if config is None:
-        return Plan(warnings=("the model is not known yet, so its cost is not either",))
+        return UNKNOWN_MODEL
     if settings.max_new_tokens >= config.max_positions:
         return Plan(
             refusals=(f"max_new_tokens ({settings.max_new_tokens}) fills the whole context ({config.max_positions})",)
@@ -403,17 +403,21 @@ def plan(context: PlanContext) -> Plan:
         return Plan(refusals=(f"minibatches ({settings.minibatches}) exceed batch_prompts ({settings.batch_prompts})",))
     if settings.kl.controller == "adaptive" and settings.batch_prompts > settings.kl.horizon:
         return Plan(refusals=(f"batch_prompts ({settings.batch_prompts}) exceed kl.horizon ({settings.kl.horizon:g})",))
-    tokens = settings.iterations * settings.batch_prompts * settings.max_new_tokens
-    passes = 1 + 4 + 6 * settings.epochs
-    return training_plan(
+    length = answer_tokens(context, "model", settings.max_new_tokens)
+    texts = replace(texts_of(context, "prompts", "prompts"), answer_tokens=length)
+    tokens = settings.iterations * settings.batch_prompts * texts.tokens
+    costs = training_plan(
         config,
         context,
         tokens=tokens,
-        passes=passes,
+        passes=4 + 6 * settings.epochs,
+        sampled=tokens,
+        row_tokens=texts.prompt_tokens + settings.max_new_tokens,
         trained=2,
         frozen=2,
         micro_batch_tokens=settings.loop.micro_batch_tokens,
     )
+    return Plan((*costs.lines, Line("answer_tokens", length, "tokens")))
 
 
 STAGE = Stage(

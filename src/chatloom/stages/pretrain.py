@@ -116,8 +116,7 @@ def run(context: Context) -> None:
 def heldout_scores(
     tokens: Artifact, train_store: TokenStore, bundle: Bundle, device: torch.device
 ) -> dict[str, dict[str, object]]:
-    """Bits per byte on the held-out documents: the model, a unigram and a trigram baseline; empty without such
-    documents.
+    """Bits per byte on held-out documents: the model, a unigram and a trigram baseline; empty without such documents.
 
     The model reads each document in pieces of its context that share one token, so every token is predicted once.
     """

@@ -18,6 +18,7 @@ from chatloom.dialogue.storage import write_conversations, write_preferences, wr
 from chatloom.progress import say
 from chatloom.settings import Settings
 from chatloom.stage import Context, Input, Line, Plan, PlanContext, Stage
+from chatloom.training.costs import BYTES_A_TOKEN, Texts, document_bytes
 
 
 class QuestionsSettings(Settings):
@@ -79,16 +80,26 @@ def run(context: Context) -> None:
 
 
 def plan(context: PlanContext) -> Plan:
-    """How many records later stages will go over."""
+    """How many records later stages will go over, and how long they are."""
     settings: QuestionsSettings = context.settings
-    conversations = settings.n_facts * settings.questions_per_fact / (1 - settings.refusal_share)
+    known = 1 - settings.refusal_share
+    conversations = settings.n_facts * settings.questions_per_fact / known
     pairs = settings.n_facts * settings.pairs_per_fact
+    prompts = settings.n_facts * settings.alignment_per_fact / known
+    tests = (settings.n_facts + settings.heldout_facts) * settings.test_per_fact
+    tests += settings.test_invented + settings.test_multi_turn
+    made = conversations + pairs + prompts + tests
+    # A question is a phrase around a name, some 90 bytes; an answer is a description.
+    texts = Texts(conversations, 25.0, (settings.min_chars + settings.max_chars) / 2 / BYTES_A_TOKEN + 1)
     return Plan(
         (
             Line("records", conversations, "conversations"),
-            Line("pairs", pairs, "pairs"),
-            Line("time", 3.0, "s"),
-            Line("disk", 1e6, "bytes"),
+            Line("pairs", pairs * (1 - settings.heldout_pair_share), "pairs"),
+            Line("prompts", prompts, "prompts"),
+            Line("tests", tests, "prompts"),
+            *texts.lines(),
+            Line("time", document_bytes(context, "documents") / 4e6 + made / 4e3, "s"),  # 4 MB, 4,000 records a second
+            Line("disk", 40 * made, "bytes"),
         )
     )
 

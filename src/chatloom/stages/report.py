@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import Field
 
 from chatloom.artifact import Artifact, write_json
-from chatloom.dialogue.storage import read_conversations
+from chatloom.dialogue.storage import read_conversations, read_preferences
 from chatloom.evaluation.comparison import visible_columns
 from chatloom.evaluation.seeds import COLUMNS as SEED_COLUMNS
 from chatloom.evaluation.seeds import across_seeds
@@ -78,6 +78,7 @@ def run(context: Context) -> None:
             _corpus(run_),
             *(_training(run_, stage) for stage in ("pretrain", "sft")),
             _tokens(run_, settings.n_token_views),
+            _pairs(run_),
             *(_training(run_, stage) for stage in ("reward", "dpo", "ppo")),
             _time(run_),
         )
@@ -112,20 +113,19 @@ def _results(run_: Run) -> Section | None:
     shown: list[Html | str] = [blocks.cards(_cards(run_, evaluations[0]))]
     if len(evaluations) > 1:
         rows = across_seeds([_json(item, "table.json")["sampled"] for item in evaluations])
-        shown.append(render_html(SEED_COLUMNS, rows, caption=f"{len(evaluations)} seeds, sampled answers"))
+        caption = f"{len(evaluations)} seeds, sampled answers"
+        shown.append(render_html(visible_columns(rows, SEED_COLUMNS), rows, caption=caption))
     for item in evaluations:
         tables = _json(item, "table.json")
         if len(evaluations) > 1:
             shown.append(blocks.heading(item.name))
         for name, rows in sorted(tables.items(), reverse=True):  # sampled before greedy
             caption = (
-                "Answers sampled at the policy's own temperature. Best-of-n picks among the first model's samples."
+                "Sampled answers, at the policy's own temperature. Best-of-n picks among the first model's samples."
                 if name == "sampled"
-                else "The likeliest token at every step."
+                else "Greedy answers: the likeliest token at every step."
             )
-            shown.append(
-                render_html(visible_columns(rows), rows, group="group_title", caption=f"{name} answers. {caption}")
-            )
+            shown.append(render_html(visible_columns(rows), rows, group="group_title", caption=caption))
     return Section("Results", "结果", shown)
 
 
@@ -172,7 +172,8 @@ def _alignment(run_: Run) -> Section | None:
     if paths:
         caption = (
             "Each path starts at the instruction-tuned model (KL 0). Further up is a better reward, further right a "
-            "larger departure from that model; a path that turns down would be over-optimisation."
+            "larger departure from that model; a path that turns down would be over-optimisation. DPO is measured "
+            "on the test prompts, the others on the alignment prompts: compare shapes, not heights."
         )
         shown.append(
             blocks.figure(
@@ -206,14 +207,16 @@ def _answers(run_: Run) -> Section | None:
     rows = _json(evaluation, "samples.json")
     if not rows:
         return None
-    methods = list(rows[0]["answers"])
+    methods = list(
+        dict.fromkeys(row["method"] for row in _json(evaluation, "table.json")["sampled"])
+    )  # JSON sorts keys
     shown = [
         {
             "prompt": "\n".join(f"{m['role']}: {m['content']}" for m in row["prompt"]),
             "truth": row["answer"] or "",
             "answers": {
                 name: {"text": value["text"], "right": value["exact"] if row["answer"] is not None else None}
-                for name, value in row["answers"].items()
+                for name, value in ((name, row["answers"][name]) for name in methods)
             },
         }
         for row in rows
@@ -310,11 +313,34 @@ def _tokens(run_: Run, count: int) -> Section | None:
     for conversation in [*conversations[:1], *conversations[-1:]][:count]:
         rendered = template.render(conversation.messages, vocabulary)
         pieces = [
-            {"text": vocabulary.token_bytes(i).decode("utf-8", "replace"), "weight": weight, "id": i, "special": i < 6}
+            {
+                "text": vocabulary.token_bytes(i).decode("utf-8", "backslashreplace"),
+                "weight": weight,
+                "id": i,
+                "special": i < 6,
+            }
             for i, weight in zip(rendered.ids, rendered.mask, strict=True)
         ]
         views.append(blocks.tokens(pieces))
     return Section("Which tokens carry loss", "哪些词元计入损失", views)
+
+
+def _pairs(run_: Run) -> Section | None:
+    """One pair of each kind that a reward model learned from."""
+    rows: dict[str, dict[str, str]] = {}
+    for item in (run_.first(stage) for stage in ("questions", "dialogues", "own-answers")):
+        if item is None or not (item.path / "pairs.parquet").is_file():
+            continue
+        for pair in read_preferences(item.file("pairs.parquet")):
+            if pair.ended[0]:
+                unended = "" if pair.ended[-1] else " …"
+                row = {"prompt": pair.prompt[-1].content, "right": pair.chosen, "wrong": pair.answers[-1] + unended}
+                rows.setdefault(pair.kind or "given", {"kind": pair.kind or "given", **row})
+    if not rows:
+        return None
+    columns = [Column(key, key) for key in ("kind", "prompt", "right", "wrong")]
+    table = render_html(columns, list(rows.values()), caption="One of each kind; … marks an answer that never ended")
+    return Section("What the reward model compares", "奖励模型比较的回答", [table])
 
 
 def _time(run_: Run) -> Section:
@@ -349,6 +375,7 @@ STAGE = Stage(
                 "tokens",
                 "model",
                 "reward-model",
+                "preferences",
                 "rollouts",
                 "evaluation",
             ),

@@ -24,7 +24,7 @@ from chatloom.settings import Settings
 from chatloom.stage import Context, Input, Plan, PlanContext, Stage
 from chatloom.tokens.packing import Batch
 from chatloom.training.bundle import Bundle, load_bundle, save_bundle
-from chatloom.training.costs import model_plan
+from chatloom.training.costs import model_plan, texts_of
 from chatloom.training.data import Example, ExampleStream, check_rejected, pack_examples, preference_examples
 from chatloom.training.forward import supervised_index
 from chatloom.training.loop import Terms, Trainer
@@ -99,9 +99,7 @@ class RankingLoss:
         return Terms(total, sums)
 
     def _best_answers_nll(self, batch: Batch, hidden: Tensor, ranks: Tensor) -> Tensor:
-        """Sum over prompts of the mean nats a token of the best answer (the regulariser of N+ and of InstructGPT's
-        ptx).
-        """
+        """Sum over prompts of the mean nats a token of the best answer (regulariser of N+ and of InstructGPT's ptx)."""
         index = supervised_index(batch)
         segments = batch.segments.flatten().index_select(0, index)
         best = ranks.index_select(0, segments) == 0
@@ -188,9 +186,8 @@ def normalise(
 ) -> dict[str, float]:
     """Fold gain = 1 / std(samples) and bias = -gain * mean(chosen) into the model (Ziegler 2019; N+ detail 21).
 
-    The standard deviation is of the chat model's own answers to the preferences' prompts, so that a reward of 1
-    means one
-    spread of what the policy does before alignment.
+    The standard deviation is of the chat model's own answers to the preferences' prompts, so that a reward of 1 means
+    one spread of what the policy does before alignment.
     """
     model, vocabulary, template = bundle.reward, bundle.vocabulary, bundle.chat
     chosen = [Example(item.id, item.segments[:1]) for item in examples]
@@ -227,9 +224,7 @@ def normalise(
 
 
 def _prompts(context: Context, bundle: Bundle) -> list[list[int]]:
-    """Prompts for the samples: `prompts.parquet` where present, else those of the preferences; short enough to be
-    answered.
-    """
+    """Prompts, short enough to answer, for the samples: `prompts.parquet` if present, else those of the preferences."""
     template, vocabulary = bundle.chat, bundle.vocabulary
     messages = [
         prompt.messages
@@ -292,9 +287,13 @@ def _reload(model: RewardModel, folder: Path) -> None:
 
 
 def plan(context: PlanContext) -> Plan:
-    """Cost from the model's plan and an estimate of the preferences' tokens."""
+    """Passes over the pairs; for the scale, a look at every chosen answer and some samples."""
     settings: RewardSettings = context.settings
-    return model_plan(context, passes=2 * settings.epochs, data="preferences", count="pairs")
+    texts = texts_of(context, "preferences", "pairs")
+    seen = texts.count * texts.tokens
+    sampled = settings.normalise_samples * texts.tokens
+    scale = {"scored": seen + sampled, "sampled": sampled} if settings.normalise else {}
+    return model_plan(context, tokens=2 * settings.epochs * seen, **scale)
 
 
 STAGE = Stage(

@@ -1,6 +1,4 @@
-"""Stage `sft`: a base model and conversations -> a chat model; loss on the assistant's tokens and its end token
-only.
-"""
+"""Stage `sft`: a base model and conversations -> a chat model; loss only on the assistant's tokens and end token."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ from chatloom.model.transformer import Transformer
 from chatloom.settings import Settings
 from chatloom.stage import Context, Input, Plan, PlanContext, Stage
 from chatloom.training.bundle import Bundle, load_bundle, save_bundle
-from chatloom.training.costs import model_plan
+from chatloom.training.costs import model_plan, texts_of
 from chatloom.training.data import ExampleStream, check_rejected, conversation_examples
 from chatloom.training.forward import NextTokenLoss
 from chatloom.training.loop import Trainer
@@ -133,9 +131,10 @@ def _reload(model: Transformer, folder: Path) -> None:
 
 
 def plan(context: PlanContext) -> Plan:
-    """Cost from the model's plan and an estimate of the conversations' tokens."""
+    """Passes over the conversations; the model learns to answer at their length."""
     settings: SftSettings = context.settings
-    return model_plan(context, passes=settings.epochs, data="conversations", factor=3.0)
+    texts = texts_of(context, "conversations", "records")
+    return model_plan(context, tokens=settings.epochs * texts.count * texts.tokens, answer_tokens=texts.answer_tokens)
 
 
 STAGE = Stage(

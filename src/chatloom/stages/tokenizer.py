@@ -1,6 +1,4 @@
-"""Stage `tokenizer`: documents (and conversations) -> a byte-level BPE vocabulary with a report on how it
-compresses.
-"""
+"""Stage `tokenizer`: documents (and conversations) -> a byte-level BPE vocabulary, and how well it compresses."""
 
 from __future__ import annotations
 
@@ -15,6 +13,7 @@ from chatloom.dialogue.storage import read_conversations
 from chatloom.settings import Settings
 from chatloom.stage import Context, Input, Line, Plan, PlanContext, Stage
 from chatloom.tokens.vocabulary import Vocabulary
+from chatloom.training.costs import document_bytes
 
 
 class TokenizerSettings(Settings):
@@ -22,6 +21,13 @@ class TokenizerSettings(Settings):
 
     vocab_size: int = Field(4096, description="entries, six special tokens and the 256 bytes included")
     digits: int = Field(2, ge=1, le=3, description="longest group of digits in one token")
+    han: int = Field(
+        0,
+        ge=0,
+        le=8,
+        description="longest run of Han characters and kana in one token (0: any); 1 where there is little Chinese "
+        "text, else the few phrases in it become tokens and a new wording is unreadable",
+    )
     max_token_bytes: int = Field(24, ge=2, description="no entry is longer than this many bytes (8 Han characters)")
     min_count: int = Field(2, ge=1, description="a merge must be seen this often")
     allow_smaller: bool = Field(False, description="accept fewer entries when the text supports no more")
@@ -41,6 +47,7 @@ def run(context: Context) -> None:
         _limited(_training_texts(context), settings.sample_bytes),
         settings.vocab_size,
         digits=settings.digits,
+        han=settings.han,
         max_token_chars=settings.max_token_bytes,
         min_count=settings.min_count,
         allow_smaller=settings.allow_smaller,
@@ -104,10 +111,9 @@ def plan(context: PlanContext) -> Plan:
     settings: TokenizerSettings = context.settings
     if settings.vocab_size < 262:
         return Plan(refusals=(f"vocab_size is {settings.vocab_size}; six special tokens and 256 bytes need 262",))
-    known = context.plans.get("documents")
-    size = min(known.value("bytes") if known else 0.0, settings.sample_bytes)
+    size = min(document_bytes(context, "documents"), settings.sample_bytes)
     lines = (Line("vocabulary", settings.vocab_size, "entries", exact=True), Line("time", size / 1e6, "s"))
-    return Plan((*lines, Line("disk", 30.0 * settings.vocab_size, "bytes")))
+    return Plan((*lines, Line("disk", 65.0 * settings.vocab_size, "bytes")))
 
 
 STAGE = Stage(

@@ -14,6 +14,7 @@ from chatloom.settings import Settings
 from chatloom.stage import Context, Input, Line, Plan, PlanContext, Stage
 from chatloom.tokens.store import TokenWriter
 from chatloom.tokens.vocabulary import Vocabulary
+from chatloom.training.costs import BYTES_A_TOKEN, document_bytes
 
 TRAIN, HELD_OUT = "train", "held_out"
 BATCH = 256
@@ -59,11 +60,10 @@ def run(context: Context) -> None:
 
 def plan(context: PlanContext) -> Plan:
     """Tokens from bytes at four bytes a token."""
-    known = context.plans.get("documents")
-    size = known.value("bytes") if known else 0.0
+    size = document_bytes(context, "documents")
     vocabulary = context.plans.get("vocabulary")
     lines: tuple[Line, ...] = (
-        Line("corpus_tokens", size / 4, "tokens"),
+        Line("corpus_tokens", size / BYTES_A_TOKEN, "tokens"),
         Line("disk", size / 2, "bytes"),
         Line("time", size / 5e6, "s"),
     )

@@ -30,19 +30,23 @@ class VocabularyError(ChatloomError):
     """A vocabulary cannot be trained, read, or used on this text."""
 
 
-def split_pattern(digits: int = 2) -> str:
+def split_pattern(digits: int = 2, han: int = 0) -> str:
     """The regular expression that cuts text into pieces before any merge, in the manner of GPT-4's.
 
-    Branches, first match wins: English contractions; runs of Han and kana; a word with at most one leading space or
-    sign; up to `digits` digits; signs with the line ends that follow; line ends; spaces (the last goes to the word).
+    Branches, first match wins: English contractions; Han and kana, in runs of at most `han` (0: of any length); a word
+    with at most one leading space or sign; up to `digits` digits; signs with the line ends that follow; line ends;
+    spaces (the last goes to the word).
     """
     if digits not in (1, 2, 3):
         raise VocabularyError(f"digits is {digits}; digits are grouped by 1, 2 or 3")
+    if han < 0:
+        raise VocabularyError(f"han is {han}; expected the longest run of Han characters, or 0 for no limit")
+    run = f"{{1,{han}}}" if han else "+"
     word = rf"[\p{{L}}\p{{M}}&&[^{_CJK}]]"
     return "|".join(
         (
             r"'(?i:s|t|re|ve|m|ll|d)(?![\p{L}\p{N}])",
-            rf"[{_CJK}]+",
+            rf"[{_CJK}]{run}",
             rf"[^\r\n\p{{L}}\p{{M}}\p{{N}}{_CJK_PUNCTUATION}]?{word}+",
             rf"\p{{N}}{{1,{digits}}}",
             r" ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*",
@@ -81,6 +85,7 @@ class Vocabulary:
         vocab_size: int,
         *,
         digits: int = 2,
+        han: int = 0,
         max_token_chars: int = 24,
         min_count: int = 2,
         allow_smaller: bool = False,
@@ -98,7 +103,7 @@ class Vocabulary:
             )
         if max_token_chars < 2 or min_count < 1:
             raise VocabularyError(f"max_token_chars is {max_token_chars}, min_count {min_count}; at least 2 and 1")
-        tokenizer = _empty_tokenizer(split_pattern(digits))
+        tokenizer = _empty_tokenizer(split_pattern(digits, han))
         seen = _Counted(texts)
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size,

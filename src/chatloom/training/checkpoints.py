@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from chatloom import artifact
 from chatloom.errors import ChatloomError
+from chatloom.model import weight_files
 
 FOLDER = "checkpoints"
 STATE = "state"
@@ -33,9 +34,8 @@ def write_state(folder: Path, state: State) -> None:
     target = folder / STATE
     target.mkdir(parents=True, exist_ok=True)
     for name, tensors in state.tensors.items():
-        save_file(
-            {key: value.detach().cpu().contiguous() for key, value in tensors.items()}, target / f"{name}.safetensors"
-        )
+        plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+        weight_files.write(target / f"{name}.safetensors", plain)
     artifact.write_json(target / "values.json", state.values)
 
 

@@ -1,9 +1,19 @@
-"""What a training stage will cost, as lines of a plan: parameters, tokens, FLOPs, memory, disk, time."""
+"""What a stage will cost, as lines of a plan: parameters, tokens, FLOPs, memory, disk, time.
+
+What is made already is counted in its files; what is not is taken from the plan of the stage that will make it. So a
+stage that makes texts says in its plan how many there will be (`records`, `pairs`, `prompts`, `tests`) and how long
+they are (`prompt_tokens`, `answer_tokens`, on the mean), and a stage that makes a model how long its answers are.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from chatloom.artifact import Artifact
 from chatloom.errors import ChatloomError
@@ -14,16 +24,136 @@ from chatloom.scaling.compute import (
     Shape,
     checkpoint_bytes,
     forward_flops_per_token,
+    kv_cache_bytes,
     seconds_estimate,
     training_memory,
 )
 from chatloom.stage import Line, Plan, PlanContext
 
-# Share of the measured matrix-product rate that training reached with models of 1-3 M parameters on 2 CPU cores.
-UTILISATION = 0.3
-# The demo's conversations take about 40 tokens, ordinary instruction data 100 to 300: a guess used before they are
-# made.
-TOKENS_A_RECORD = 50
+# Shares of the measured rate of matrix products that models 64 to 512 wide reached on one and on two CPU cores:
+# training 0.50 to 0.67; sampling, whose matrices are as thin as the batch, 0.17 to 0.26.
+UTILISATION = 0.5
+SAMPLING_UTILISATION = 0.2
+BYTES_A_TOKEN = 4.0
+# Where nothing tells how long texts are. Ordinary instruction data takes 100 to 300 tokens, short questions 40.
+PROMPT_TOKENS = 50.0
+ANSWER_TOKENS = 50.0
+PROGRAM_BYTES = 450e6  # Python with torch, pyarrow and tokenizers, before any data
+SAMPLED_AT_ONCE = 256  # rows that the generator decodes together
+UNREADABLE = (OSError, pa.ArrowException)  # what is missing or damaged is for the stage to say
+TABLES = {"records": "sft.parquet", "pairs": "pairs.parquet", "prompts": "prompts.parquet", "tests": "test.parquet"}
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The records of an input: how many, and the mean length of their prompts and answers, in tokens."""
+
+    count: float = 0.0
+    prompt_tokens: float = PROMPT_TOKENS
+    answer_tokens: float = ANSWER_TOKENS
+
+    @property
+    def tokens(self) -> float:
+        """A prompt with one answer."""
+        return self.prompt_tokens + self.answer_tokens
+
+    def lines(self) -> tuple[Line, ...]:
+        """The lengths, for the plans of later stages."""
+        return (
+            Line("prompt_tokens", self.prompt_tokens, "tokens"),
+            Line("answer_tokens", self.answer_tokens, "tokens"),
+        )
+
+
+def texts_of(context: PlanContext, name: str, count: str) -> Texts:
+    """What input `name` holds of the records that plans call `count`: counted where made, else as planned."""
+    parts = [_counted(item.path / TABLES[count]) for item in _artifacts(context, name)]
+    parts += [
+        Texts(plan.value(count), plan.value("prompt_tokens", PROMPT_TOKENS), plan.value("answer_tokens", ANSWER_TOKENS))
+        for plan in _unmade(context, name)
+    ]
+    total = sum(part.count for part in parts)
+    if not total:
+        return Texts()
+    return Texts(
+        total,
+        sum(part.count * part.prompt_tokens for part in parts) / total,
+        sum(part.count * part.answer_tokens for part in parts) / total,
+    )
+
+
+def answer_tokens(context: PlanContext, name: str, limit: int) -> float:
+    """Length of an answer that the model of input `name` samples, as it learnt to answer; `limit` where unknown."""
+    known = context.plans.get(name)
+    return min(limit, known.value("answer_tokens", limit)) if known is not None else limit
+
+
+def document_bytes(context: PlanContext, name: str) -> float:
+    """Bytes of text of the documents that input `name` holds."""
+    made = sum(_text_bytes(item.path / "documents.parquet") for item in _artifacts(context, name))
+    return made + sum(plan.value("bytes") for plan in _unmade(context, name))
+
+
+def _text_bytes(file: Path) -> float:
+    try:
+        table = pq.read_metadata(file)
+    except UNREADABLE:
+        return 0.0
+    columns = [table.schema.column(i).path for i in range(table.num_columns)]
+    place = columns.index("text") if "text" in columns else 0
+    return float(sum(table.row_group(i).column(place).total_uncompressed_size for i in range(table.num_row_groups)))
+
+
+def n_sources(context: PlanContext, name: str) -> int:
+    """How many artifacts input `name` takes, made or not."""
+    return len(_artifacts(context, name)) + len(list(_unmade(context, name)))
+
+
+def _artifacts(context: PlanContext, name: str) -> list[Artifact]:
+    given = context.inputs.get(name, [])
+    return [item for item in (given if isinstance(given, list) else [given]) if isinstance(item, Artifact)]
+
+
+def _unmade(context: PlanContext, name: str) -> Iterator[Plan]:
+    return (plan for key, plan in context.plans.items() if key.startswith(f"{name}."))
+
+
+def _counted(file: Path) -> Texts:
+    """How many rows a table of dialogues has, and the mean lengths in its first rows."""
+    try:
+        table = pq.ParquetFile(file)
+        rows: list[dict[str, Any]] = next((batch.to_pylist() for batch in table.iter_batches(batch_size=256)), [])
+    except UNREADABLE:
+        return Texts()
+    return lengths(table.metadata.num_rows, [_prompt_and_answers(row) for row in rows])
+
+
+def _prompt_and_answers(row: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """The texts of a row's prompt and of its answers, whichever table it is of; a prompt alone may have no answer."""
+    messages = [str(message["content"]) for message in row.get("prompt") or row.get("messages") or []]
+    if row.get("answers") is not None:
+        return messages, list(row["answers"])
+    if "answer" in row:
+        return messages, [row["answer"]] if row["answer"] else []
+    return messages[:-1], messages[-1:]
+
+
+def lengths(count: float, examples: Sequence[tuple[Sequence[str], Sequence[str]]]) -> Texts:
+    """`count` texts like these (messages of a prompt, its answers); a turn takes two more tokens, an answer one."""
+    prompts = [sum(2 + _tokens(text) for text in messages) + 1 for messages, _ in examples]
+    answers = [1 + _tokens(text) for _, found in examples for text in found]
+    return Texts(
+        count,
+        sum(prompts) / len(prompts) if prompts else PROMPT_TOKENS,
+        sum(answers) / len(answers) if answers else ANSWER_TOKENS,
+    )
+
+
+def _tokens(text: str) -> float:
+    return len(text.encode("utf-8", "replace")) / BYTES_A_TOKEN
+
+
+UNKNOWN_MODEL = Plan(warnings=("the model is not known yet, so its cost is not either",))
 
 
 def shape_of(config: TransformerConfig) -> Shape:
@@ -48,27 +178,51 @@ def training_plan(
     tokens: float,
     exact_tokens: bool = False,
     passes: float = 3.0,
+    scored: float = 0.0,
+    sampled: float = 0.0,
+    row_tokens: float = 0.0,
     trained: int = 1,
     frozen: int = 0,
     micro_batch_tokens: int = 8192,
 ) -> Plan:
-    """Lines for training on `tokens` tokens; `passes`: forward passes' worth of FLOPs a token (3: forward and
-    backward).
+    """Lines for going over `tokens` tokens; `passes`: a token's FLOPs in forward passes (3: forward and backward).
+
+    `scored` tokens go through one more forward pass; `sampled` ones are written, or read as a prompt, by the generator,
+    in rows of `row_tokens`. Without a `trained` model nothing is kept for a backward pass or left on the disk.
     """
     shape = shape_of(config)
-    flops = passes * forward_flops_per_token(shape, config.max_positions) * tokens
-    memory = training_memory(shape, micro_batch_tokens, trained_copies=trained, frozen_copies=frozen)
+    forward = forward_flops_per_token(shape, config.max_positions)
+    straight, thin = forward * (passes * tokens + scored), forward * sampled
+    memory = training_memory(
+        shape, micro_batch_tokens, trained_copies=trained, frozen_copies=frozen, recompute=not trained
+    ).total
+    # The generator runs between steps, so its cache comes instead of activations, not on top of them.
+    cache = kv_cache_bytes(shape, round(row_tokens), sequences=SAMPLED_AT_ONCE)
+    memory = max(memory, memory_of_weights(shape, trained, frozen) + cache)
+    rate = context.flops_per_second
+    seconds = seconds_estimate(straight, rate, utilisation=UTILISATION)
+    seconds += seconds_estimate(thin, rate, utilisation=SAMPLING_UTILISATION)
+    checkpoint = trained * checkpoint_bytes(shape.parameters)
+    exact = exact_tokens and not scored and not sampled
     return Plan(
         (
             Line("parameters", shape.parameters, "", exact=True),
             Line("tokens", tokens, "tokens", exact=exact_tokens),
-            Line("flops", flops, "FLOP", exact=exact_tokens),
-            Line("memory", memory.total, "bytes"),
-            Line("disk", 4 * trained * checkpoint_bytes(shape.parameters), "bytes"),
-            Line("time", seconds_estimate(flops, context.flops_per_second, utilisation=UTILISATION), "s"),
+            Line("flops", straight + thin, "FLOP", exact=exact),
+            Line("memory", PROGRAM_BYTES + memory, "bytes"),
+            Line("disk", checkpoint, "bytes"),
+            # while it runs: the checkpoints that are kept, and the one being written
+            Line("disk_meanwhile", 3 * checkpoint, "bytes"),
+            Line("time", seconds, "s"),
             *config_lines(config),
         )
     )
+
+
+def memory_of_weights(shape: Shape, trained: int, frozen: int) -> int:
+    """Bytes of models, gradients and optimizer states, without activations."""
+    parts = training_memory(shape, 1, trained_copies=trained, frozen_copies=frozen)
+    return parts.total - parts.activations_estimate
 
 
 def config_lines(config: TransformerConfig) -> tuple[Line, ...]:
@@ -78,12 +232,10 @@ def config_lines(config: TransformerConfig) -> tuple[Line, ...]:
 
 
 def planned_config(context: PlanContext, name: str) -> TransformerConfig | None:
-    """The model config of an input: read from its folder when it is there, else from its own plan; None when
-    unknown.
-    """
-    value = context.inputs.get(name)
-    folder = value.path if isinstance(value, Artifact) else value if isinstance(value, Path) else None
-    if folder is not None:
+    """The model config of an input: from its folder when it is there, else from its own plan; None when unknown."""
+    made = _artifacts(context, name)
+    if made:
+        folder = made[0].path
         try:
             return from_llama_config(weight_files.read_json(folder, "config.json"), str(folder))[0]
         except ChatloomError:
@@ -100,27 +252,29 @@ def planned_config(context: PlanContext, name: str) -> TransformerConfig | None:
 def model_plan(
     context: PlanContext,
     *,
-    passes: float,
-    data: str,
-    count: str = "records",
-    factor: float = 3.0,
-    trained: int = 1,
-    frozen: int = 0,
+    tokens: float,
+    passes: float = 3.0,
+    scored: float = 0.0,
+    sampled: float = 0.0,
+    answer_tokens: float | None = None,
 ) -> Plan:
-    """Plan of a stage that goes over what the plan of input `data` counts as `count`, starting from its input
-    `model`.
+    """Plan of a stage that trains what it gets as `model`, as `training_plan`; `answer_tokens`: of the model it makes.
+
+    Left out, the model goes on to answer as the one it starts from.
     """
     config = planned_config(context, "model")
     if config is None:
-        return Plan(warnings=("the model is not known yet, so its cost is not either",))
-    records = context.plans[data].value(count) if data in context.plans else 0.0
-    settings = context.settings
-    return training_plan(
+        return UNKNOWN_MODEL
+    costs = training_plan(
         config,
         context,
-        tokens=passes * records * TOKENS_A_RECORD,
-        passes=factor,
-        trained=trained,
-        frozen=frozen,
-        micro_batch_tokens=settings.loop.micro_batch_tokens,
+        tokens=tokens,
+        passes=passes,
+        scored=scored,
+        sampled=sampled,
+        micro_batch_tokens=context.settings.loop.micro_batch_tokens,
     )
+    length = answer_tokens
+    if length is None and "model" in context.plans:
+        length = context.plans["model"].value("answer_tokens") or None
+    return costs if length is None else Plan((*costs.lines, Line("answer_tokens", length, "tokens")))

@@ -34,8 +34,8 @@ from chatloom.training.settings import LoopSettings
 class Terms:
     """What an objective gives for one micro-batch: the weighted sum of losses, and sums to report.
 
-    `total` is sum(weight * loss), a scalar with gradient; `sums` maps a metric to (sum, weight),
-    averaged over the step.
+    `total` is sum(weight * loss), a scalar with gradient; `sums` maps a metric to (sum, weight), averaged over the
+    step.
     """
 
     total: Tensor
@@ -141,9 +141,8 @@ class Trainer:
 class Run:
     """Where a run lives and how it saves itself.
 
-    `write_model` writes the model folder, `extra_state` / `load_extra` carry what else decides the future
-    (controllers, critic), and
-    `load_model` puts the weights of a checkpoint back.
+    `write_model` writes the model folder, `extra_state` / `load_extra` carry what else decides the future (controllers,
+    critic), and `load_model` puts the weights of a checkpoint back.
     """
 
     path: Path
@@ -160,12 +159,11 @@ class Run:
 def fit(
     run: Run, trainer: Trainer, total: int, unit: Callable[[int], dict[str, float]], *, label: str, noun: str
 ) -> bool:
-    """Do units (steps, or PPO iterations) up to `total`, resuming from the newest checkpoint; `unit(i)` returns
-    metrics, and
-    a truthy `stop` among them ends the run early.
+    """Do units (steps, or PPO iterations) up to `total`, resuming from the newest checkpoint.
 
-    SIGINT and SIGTERM finish the unit, save, and are then delivered as if they had come only now. Whatever the moment
-    of a kill, the next call continues to byte-identical weights. Returns whether the run ended before `total`.
+    `unit(i)` returns metrics; a truthy `stop` among them ends the run early. SIGINT and SIGTERM finish the unit, save,
+    and are then delivered as if they had come only now. Whatever the moment of a kill, the next call continues to
+    byte-identical weights. Returns whether the run ended before `total`.
     """
     start = _resume(run, trainer)
     truncate_after(run.path / "metrics.jsonl", start)

@@ -1,6 +1,4 @@
-"""What every training stage does around its loss: resume, fit, write the model, keep the last state, leave a
-picture.
-"""
+"""What every training stage does around its loss: resume, fit, write the model, keep the last state, sum up metrics."""
 
 from __future__ import annotations
 
