@@ -87,13 +87,14 @@ TINY = (
     "corpus.workers=1",
     "pretrain.model={hidden_size: 16, n_layers: 1, n_heads: 2, context: 96}",
     "sft.epochs=1",
+    "own-answers.max_new_tokens=8",
     "reward.max_new_tokens=8",
     "reward.normalise_samples=16",
     "best-of-n.n=2",
     "best-of-n.max_new_tokens=8",
     "ppo.iterations=2",
     "ppo.critic_warmup=0",
-    "ppo.batch_prompts=6",
+    "ppo.batch_prompts=4",
     "ppo.max_new_tokens=8",
     "evaluate.samples=1",
     "evaluate.best_of=2",
@@ -120,7 +121,7 @@ def test_bring_your_own_goes_from_files_to_a_report(tmp_path: Path, monkeypatch:
     graph = recipe.read("bring-your-own", TINY)
     made = recipe.run(graph, tmp_path / "runs", quiet=True)
     table = json.loads(made["evaluate"].file("table.json").read_text(encoding="utf-8"))["sampled"]
-    assert [row["method"] for row in table if row["group"] == table[0]["group"]] == ["sft", "dpo", "ppo", "best-of-2"]
+    assert [row["method"] for row in table if row["group"] == table[0]["group"]] == ["sft", "dpo", "ppo after dpo", "best-of-2"]
     assert all(row["polite"] is not None and row["exact"] is None for row in table)
     assert made["reward"].metrics["heldout_accuracy"] is not None
     page = made["report"].file("report.html").read_text(encoding="utf-8")

@@ -285,7 +285,8 @@ def test_prompts_too_long_are_counted_and_too_few_prompts_refused(world: World, 
     [
         ({"max_new_tokens": 40}, r"max_new_tokens \(40\) fills the whole context \(40\)"),
         ({"minibatches": 17}, r"minibatches \(17\) exceed batch_prompts \(16\)"),
-        ({"batch_prompts": 101, "kl": {"horizon": 100}}, r"batch_prompts \(101\) exceed kl\.horizon \(100\)"),
+        ({"batch_prompts": 37}, r"batch_prompts \(37\) exceed the 36 prompts; lower it"),
+        ({"batch_prompts": 36, "kl": {"horizon": 30}}, r"batch_prompts \(36\) exceed kl\.horizon \(30\)"),
     ],
 )
 def test_numbers_that_cannot_work_are_refused_before_anything_runs(

@@ -139,7 +139,8 @@ def _run_stage(
         terminated = isinstance(error, _Terminated | SystemExit)
         raise Stopped(node.name, signal.SIGTERM if terminated else signal.SIGINT) from error
     except ChatloomError as error:
-        raise StageFailed(f"stage `{node.name}`: {error}") from error
+        named = f"stage `{node.name}`: "
+        raise StageFailed(named + str(error).removeprefix(named)) from error
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _FORBIDDEN:
             raise StageFailed(

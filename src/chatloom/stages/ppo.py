@@ -33,7 +33,7 @@ from chatloom.tokens.order import Order
 from chatloom.tokens.packing import Batch
 from chatloom.training.bundle import Bundle, load_bundle, save_bundle
 from chatloom.training.checkpoints import State
-from chatloom.training.costs import UNKNOWN_MODEL, answer_tokens, planned_config, texts_of, training_plan
+from chatloom.training.costs import UNKNOWN_MODEL, all_made, answer_tokens, planned_config, texts_of, training_plan
 from chatloom.training.forward import score
 from chatloom.training.loop import Terms, Trainer
 from chatloom.training.optimizers import ScheduledAdamW
@@ -405,6 +405,11 @@ def plan(context: PlanContext) -> Plan:
         return Plan(refusals=(f"batch_prompts ({settings.batch_prompts}) exceed kl.horizon ({settings.kl.horizon:g})",))
     length = answer_tokens(context, "model", settings.max_new_tokens)
     texts = replace(texts_of(context, "prompts", "prompts"), answer_tokens=length)
+    too_few: tuple[str, ...] = ()
+    if 0 < texts.count < settings.batch_prompts:
+        too_few = (f"batch_prompts ({settings.batch_prompts}) exceed the {texts.count:,.0f} prompts; lower it",)
+        if all_made(context, "prompts"):
+            return Plan(refusals=too_few)
     tokens = settings.iterations * settings.batch_prompts * texts.tokens
     costs = training_plan(
         config,
@@ -417,7 +422,7 @@ def plan(context: PlanContext) -> Plan:
         frozen=2,
         micro_batch_tokens=settings.loop.micro_batch_tokens,
     )
-    return Plan((*costs.lines, Line("answer_tokens", length, "tokens")))
+    return Plan((*costs.lines, Line("answer_tokens", length, "tokens")), warnings=too_few)
 
 
 STAGE = Stage(

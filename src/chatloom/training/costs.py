@@ -82,6 +82,11 @@ def texts_of(context: PlanContext, name: str, count: str) -> Texts:
     )
 
 
+def all_made(context: PlanContext, name: str) -> bool:
+    """Whether everything that input `name` takes is made already, so that what is counted there is exact."""
+    return not any(True for _ in _unmade(context, name))
+
+
 def answer_tokens(context: PlanContext, name: str, limit: int) -> float:
     """Length of an answer that the model of input `name` samples, as it learnt to answer; `limit` where unknown."""
     known = context.plans.get(name)
