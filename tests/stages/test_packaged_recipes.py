@@ -121,7 +121,12 @@ def test_bring_your_own_goes_from_files_to_a_report(tmp_path: Path, monkeypatch:
     graph = recipe.read("bring-your-own", TINY)
     made = recipe.run(graph, tmp_path / "runs", quiet=True)
     table = json.loads(made["evaluate"].file("table.json").read_text(encoding="utf-8"))["sampled"]
-    assert [row["method"] for row in table if row["group"] == table[0]["group"]] == ["sft", "dpo", "ppo after dpo", "best-of-2"]
+    assert [row["method"] for row in table if row["group"] == table[0]["group"]] == [
+        "sft",
+        "dpo",
+        "ppo after dpo",
+        "best-of-2",
+    ]
     assert all(row["polite"] is not None and row["exact"] is None for row in table)
     assert made["reward"].metrics["heldout_accuracy"] is not None
     page = made["report"].file("report.html").read_text(encoding="utf-8")
