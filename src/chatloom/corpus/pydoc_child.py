@@ -56,7 +56,8 @@ def machine_paths() -> list[str]:
 
 
 def scrub(page: str, paths: list[str]) -> str:
-    """Page without memory addresses and without the given paths."""
+    """Page without memory addresses, without the given paths, and with one name for the interpreter that renders it."""
+    page = page.replace(sys.executable, ".../python")  # `python`, `python3` and `python3.11` are the same one
     page = ADDRESS.sub(lambda found: (found[1] or found[2]) + "0x...", page)
     for path in paths:
         # Only a whole path: after it comes a separator or the end of a word.

@@ -47,7 +47,7 @@ _MODULES = """
     """
 MODULES: tuple[str, ...] = tuple(_MODULES.split())
 CHILD = Path(__file__).with_name("pydoc_child.py")
-RENDERER_VERSION = 1  # raised when the same interpreter would give other pages
+RENDERER_VERSION = 2  # raised when the same interpreter would give other pages
 
 
 @dataclass
