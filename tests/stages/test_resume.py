@@ -19,6 +19,7 @@ from toys import World
 from chatloom import artifact, recipe
 from chatloom.artifact import Artifact, ArtifactError
 from chatloom.errors import ChatloomError
+from chatloom.model import weight_files
 from chatloom.stages.ppo import Ppo
 from chatloom.training import checkpoints
 from chatloom.training.checkpoints import State
@@ -240,25 +241,21 @@ def test_when_all_checkpoints_are_damaged_a_person_decides(
     assert content(made) == whole["sft"]
 
 
-@pytest.mark.parametrize("place", ["chatloom.training.checkpoints.save_file", "chatloom.model.huggingface.save_file"])
+@pytest.mark.parametrize("of_the_model", [True, False], ids=["weights", "state"])
 def test_a_full_disk_stops_the_stage_in_a_clear_sentence_and_the_run_goes_on_later(
-    place: str, world: World, whole: dict[str, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    of_the_model: bool, world: World, whole: dict[str, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    saved = {"chatloom.training.checkpoints.save_file": checkpoints.save_file}
-    from chatloom.model import huggingface
+    save, calls = weight_files.save_file, 0
 
-    saved["chatloom.model.huggingface.save_file"] = huggingface.save_file
-    calls = 0
-
-    def third_fails(*args: Any, **how: Any) -> None:
+    def third_fails(tensors: Any, path: Path, **how: Any) -> None:
         nonlocal calls
-        calls += 1
+        calls += (path.name == weight_files.SINGLE) == of_the_model
         if calls == 3:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        saved[place](*args, **how)
+        save(tensors, path, **how)
 
     with monkeypatch.context() as patch:
-        patch.setattr(place, third_fails)
+        patch.setattr(weight_files, "save_file", third_fails)
         with pytest.raises(ChatloomError, match=r"stage `sft`.*step-6.*No space left on device.*run the same command"):
             in_this_process(world, "sft", tmp_path / "sft")
     left = artifact.partial_of(tmp_path / "sft") / checkpoints.FOLDER

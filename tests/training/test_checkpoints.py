@@ -114,8 +114,8 @@ def no_space_in_rust(*_: Any, **__: Any) -> None:
 @pytest.mark.parametrize(
     ("place", "fault"),
     [
-        ("chatloom.training.checkpoints.save_file", no_space),
-        ("chatloom.training.checkpoints.save_file", no_space_in_rust),
+        ("chatloom.model.weight_files.save_file", no_space),
+        ("chatloom.model.weight_files.save_file", no_space_in_rust),
         ("chatloom.artifact.fsync_file", no_space),
         ("chatloom.artifact.write_json", no_space),
         ("os.replace", no_space),
