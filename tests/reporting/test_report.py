@@ -240,3 +240,11 @@ def test_settings_are_named_as_on_the_command_line() -> None:
 def test_every_known_metric_says_how_to_read_it() -> None:
     for name, panel in PANELS.items():
         assert len(panel.caption) > 40, name
+
+
+def test_a_metric_is_found_under_either_of_its_names() -> None:
+    measured = [{"step": step, "lr": 1e-3 * step, "loss": 3.0 / step} for step in range(1, 20)]
+    chosen = [str(figure) for figure in metric_figures(measured, only=("lr", "loss"))]
+    assert len(chosen) == 2
+    assert PANELS["learning_rate"].title in chosen[0]
+    assert str(metric_figures(measured, only=("learning_rate",))[0]) == chosen[0]

@@ -230,7 +230,11 @@ def metric_figures(
     """
     known = {**PANELS, **(panels or {})}
     series = _series(rows)
-    names = list(known) + [name for name in series if name not in known] if only is None else list(only)
+    names = (
+        list(known) + [name for name in series if name not in known]
+        if only is None
+        else [ALIASES.get(name, name) for name in only]
+    )
     out = []
     for name in names:
         kinds = series.get(name, {})
