@@ -207,9 +207,8 @@ def _answers(run_: Run) -> Section | None:
     rows = _json(evaluation, "samples.json")
     if not rows:
         return None
-    methods = list(
-        dict.fromkeys(row["method"] for row in _json(evaluation, "table.json")["sampled"])
-    )  # JSON sorts keys
+    # From the table, because the samples' file has its keys sorted.
+    methods = list(dict.fromkeys(row["method"] for row in _json(evaluation, "table.json")["sampled"]))
     shown = [
         {
             "prompt": "\n".join(f"{m['role']}: {m['content']}" for m in row["prompt"]),
