@@ -278,6 +278,22 @@ def test_half_of_the_tests_invented_names_have_a_part_no_training_refusal_has(se
     assert all(item.metadata["name"].rsplit(".", 1)[1] not in parts for item in unseen)
 
 
+def test_questions_before_the_test_get_something_to_read_past_and_test_questions_do_not(sets: Sets) -> None:
+    bare = {
+        group: {p.replace("`{name}`", "") for language in LANGUAGES for p in QUESTIONS[group][language].opening}
+        | {p.replace("`{name}`", "") for language in LANGUAGES for p in QUESTIONS[group][language].follow}
+        for group in GROUPS
+    }
+
+    def share_of_bare(group: str, dialogues: list[list[Message]]) -> float:
+        asked = [dialogue[-1].content for dialogue in dialogues]
+        return sum(re.sub("`[^`]+`", "", text) in bare[group] for text in asked) / len(asked)
+
+    assert share_of_bare("test", [list(p.messages) for p in sets.test]) == 1.0
+    assert 0.3 < share_of_bare("preference", [list(p.prompt) for p in sets.preferences]) < 0.7
+    assert 0.3 < share_of_bare("alignment", [list(p.messages) for p in sets.alignment]) < 0.7
+
+
 def test_a_last_part_alone_does_not_tell_an_invented_name(sets: Sets) -> None:
     trained = {fact.part for fact in sets.facts}
     invented = [item for item in sets.test if item.kind == "invented_name"]

@@ -98,8 +98,8 @@ class InventedNames:
     """Makes names that no document knows, each once, out of real owners and real last parts.
 
     Parts are cut in two halves: `seen` ones may be refused in training, `unseen` ones only ever appear in test
-    names. `from_facts` of the names end in a part that trained facts have too, so that a part by itself does not
-    tell that a name is invented.
+    names. A share of the names (`from_facts`) ends in a part that trained facts have too, so that a part by itself
+    does not tell that a name is invented.
     """
 
     def __init__(
@@ -108,13 +108,10 @@ class InventedNames:
         facts: Sequence[Fact],
         texts: Sequence[str],
         rng: random.Random,
-        *,
-        from_facts: float = 0.5,
     ) -> None:
         self.owners = [fact.owner for fact in facts]
         self.known = catalogue.names
         self.text = "\n".join(texts)
-        self.from_facts = from_facts
         self.used: set[str] = set()
         parts = [part for part in catalogue.parts if len(part) > 2]
         rng.shuffle(parts)
@@ -129,10 +126,10 @@ class InventedNames:
                 "give more documents or set the refusal share to 0"
             )
 
-    def make(self, rng: random.Random, *, seen: bool) -> str:
+    def make(self, rng: random.Random, *, seen: bool, from_facts: float = 0.5) -> str:
         """Return a new name; raises DialogueError when the owners and parts allow no more."""
         for _ in range(10_000):
-            of_facts = bool(self.fact_parts[seen]) and rng.random() < self.from_facts
+            of_facts = bool(self.fact_parts[seen]) and rng.random() < from_facts
             part = rng.choice(self.fact_parts[seen] if of_facts else self.parts[seen])
             name = f"{rng.choice(self.owners)}.{part}"
             if name not in self.used and name not in self.known and name not in self.text:

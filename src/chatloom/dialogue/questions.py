@@ -36,7 +36,8 @@ class DocumentationSettings:
     `refusal_share`: of SFT questions, alignment prompts; `multi_turn_share`: of conversations with two or three
     questions; `unended_share`: of cut-off and repeated answers rendered without an end token;
     `same_module_share`: of another_function answers taken from the same module where it has one;
-    `invented_from_facts`: of invented names whose last part is that of a trained function.
+    `invented_from_facts`: of invented names whose last part is that of a trained function, in training and
+    (`test_invented_from_facts`) in the test.
     """
 
     n_facts: int = 400
@@ -56,6 +57,7 @@ class DocumentationSettings:
     unended_share: float = 0.5
     same_module_share: float = 0.5
     invented_from_facts: float = 0.5
+    test_invented_from_facts: float = 0.5
     pair_kinds: Mapping[str, float] = field(default_factory=lambda: dict(PAIR_KINDS))
     seed: int = 0
 
@@ -99,7 +101,7 @@ class QuestionWriter:
     ) -> None:
         self.settings = settings
         self.facts = facts
-        self.names = InventedNames(catalogue, facts, texts, self._rng("parts"), from_facts=settings.invented_from_facts)
+        self.names = InventedNames(catalogue, facts, texts, self._rng("parts"))
         self.words = sorted({word for text in texts for word in _WORD.findall(text)})
         self.rejections = Rejections(facts, same_module_share=settings.same_module_share)
 
@@ -118,7 +120,7 @@ class QuestionWriter:
                 slots += [_Slot(fact.name, fact, language, order[i % available]) for i in range(count)]
         refusals = round(len(slots) * refusal_share / (1 - refusal_share))
         for number in range(refusals):
-            name = self.names.make(rng, seen=True)
+            name = self.names.make(rng, seen=True, from_facts=self.settings.invented_from_facts)
             slots.append(_Slot(name, None, LANGUAGES[number % 2], rng.randrange(1000)))
         rng.shuffle(slots)
         return slots
@@ -161,7 +163,7 @@ class QuestionWriter:
         for number, kind in enumerate(kinds):
             language = LANGUAGES[number % 2]
             if kind == "invented":
-                name = self.names.make(rng, seen=True)
+                name = self.names.make(rng, seen=True, from_facts=self.settings.invented_from_facts)
                 slot = _Slot(name, None, language, rng.randrange(1000))
                 wrong = self.rejections.invention(name, language, rng)
             else:
@@ -216,7 +218,8 @@ class QuestionWriter:
                 add(slot, kind, [self._ask("test", slot, 0, rng)])
         for number in range(self.settings.test_invented):
             seen = number % 4 < 2
-            slot = _Slot(self.names.make(rng, seen=seen), None, LANGUAGES[number % 2], rng.randrange(1000))
+            name = self.names.make(rng, seen=seen, from_facts=self.settings.test_invented_from_facts)
+            slot = _Slot(name, None, LANGUAGES[number % 2], rng.randrange(1000))
             add(slot, "invented_name", [self._ask("test", slot, 0, rng)], seen)
         for number in range(self.settings.test_multi_turn):
             fact = self.facts[rng.randrange(len(self.facts))]
@@ -227,12 +230,12 @@ class QuestionWriter:
     def _ask(self, group: str, slot: _Slot, turn: int, rng: random.Random) -> Message:
         follow = turn > 0 and rng.random() < 0.5
         text = question(group, slot.language, slot.phrasing, slot.name, follow=follow)
-        if group == "sft":
+        if group != "test":
             text = self._decorate(text, slot.language, rng)
         return Message("user", text)
 
     def _decorate(self, text: str, language: str, rng: random.Random) -> str:
-        """Half of instruction tuning's questions get something to read past: a lead, words from the pages, a tail."""
+        """Half of the questions outside the test get something to read past: a lead, words from the pages, a tail."""
         chance = rng.random()
         if chance < 0.2:
             text = rng.choice(LEADS[language]) + text

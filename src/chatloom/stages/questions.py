@@ -40,7 +40,10 @@ class QuestionsSettings(Settings):
     heldout_pair_share: float = Field(0.1, ge=0, le=1, description="pairs kept for the reward model's report")
     unended_share: float = Field(0.5, ge=0, le=1, description="cut-off and repeated answers that lack the end token")
     same_module_share: float = Field(0.5, ge=0, le=1, description="wrong answers taken from the same module")
-    invented_from_facts: float = Field(0.5, ge=0, le=1, description="invented names that end like a taught function")
+    invented_from_facts: float = Field(
+        0.5, ge=0, le=1, description="invented names of training that end like a taught function"
+    )
+    test_invented_from_facts: float = Field(0.5, ge=0, le=1, description="the same of the test")
     pair_kinds: Mapping[str, float] = Field(dict(PAIR_KINDS), description="weights of the kinds of wrong answers")
 
 
