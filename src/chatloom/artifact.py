@@ -28,8 +28,8 @@ MANIFEST = "artifact.json"
 DRAFT = "draft.json"
 FORMAT = 1
 KINDS = (
-    "documents", "labels", "duplicates", "selection", "vocabulary", "tokens", "conversations", "preferences",
-    "rollouts", "model", "reward-model", "checkpoint", "evaluation", "report",
+    "documents", "labels", "duplicates", "selection", "ngram-model", "quality-model", "vocabulary", "tokens",
+    "conversations", "preferences", "rollouts", "model", "reward-model", "checkpoint", "evaluation", "report",
 )  # fmt: skip
 
 

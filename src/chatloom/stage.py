@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,11 +37,15 @@ class Line:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a stage will cost: figures by name, and reasons why it cannot work (empty when it can)."""
+    """What a stage will cost: figures by name, and reasons why it cannot work (empty when it can).
+
+    `notes` are texts (tables) to be shown below the figures.
+    """
 
     lines: tuple[Line, ...] = ()
     refusals: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def value(self, name: str, default: float = 0.0) -> float:
         """A figure by name, or `default` when the plan has none."""
@@ -98,7 +102,10 @@ class Context:
 
 @dataclass(frozen=True)
 class Stage:
-    """A kind of stage. `version` rises when the same settings would give another result."""
+    """A kind of stage. `version` rises when the same settings would give another result.
+
+    `files(settings)`: outside files that settings name, whose content decides the result as an input's does.
+    """
 
     kind: str
     about: str
@@ -108,3 +115,4 @@ class Stage:
     output: str
     run: Callable[[Context], None]
     plan: Callable[[PlanContext], Plan] | None = None
+    files: Callable[[Any], Sequence[Path]] | None = None

@@ -84,7 +84,7 @@ def test_signatures_are_the_same_in_every_process() -> None:
         "print(zlib.crc32(signature(shingles('one two three four five six 七')).tobytes()), text_hash('A  b'))"
     )
     runs = {subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout for _ in range(2)}
-    assert runs == {b"%d %s\n" % (661584351, text_hash("a b").encode())}
+    assert runs == {b"%d %s\n" % (1508071004, text_hash("a b").encode())}
 
 
 def test_shingles_are_word_5_grams_or_character_5_grams() -> None:

@@ -14,10 +14,13 @@ from toys import MODEL, World, make_artifact
 from chatloom.artifact import Artifact
 from chatloom.corpus.record import Document, write_documents
 from chatloom.errors import ChatloomError
-from chatloom.stages.pretrain import ModelSettings, model_logprobs
+from chatloom.evaluation.heldout import baseline_documents, model_logprobs
+from chatloom.stages.pretrain import ModelSettings
 from chatloom.tokens.store import TokenStore
+from chatloom.tokens.vocabulary import Vocabulary
 from chatloom.training.bundle import load_bundle
 from chatloom.training.metrics import read_metrics
+from chatloom.training.pretraining_data import open_stores
 
 
 def corpus(folder: Path, texts: Sequence[str], split: str = "train") -> Artifact:
@@ -120,3 +123,12 @@ def test_sizes_that_do_not_divide_are_refused_before_anything_runs(world: World,
 def test_the_default_width_of_the_feed_forward_is_eight_thirds() -> None:
     assert ModelSettings(hidden_size=96).config(300).intermediate_size == 256
     assert ModelSettings(hidden_size=32).config(300).intermediate_size == 88  # 85.3, up to a multiple of 8
+
+
+def test_the_n_gram_baselines_count_an_even_choice_of_a_large_corpus(world: World) -> None:
+    training = open_stores([world["tokens"].path], Vocabulary.load(world["tokens"].path))
+    everything = list(baseline_documents(training, 10**9))
+    assert [ids.tolist() for ids in everything] == [ids.tolist() for ids in training.stores[0]]
+    some = list(baseline_documents(training, int(training.lengths.sum()) // 3))
+    assert len(some) == round(len(training) / 3)
+    assert some[-1].tolist() == training.read((len(some) - 1) * len(training) // len(some)).tolist()

@@ -29,9 +29,24 @@ def test_the_order_is_the_recorded_one() -> None:
     assert Order(8, 0).items(0, 16) == RECORDED
 
 
+def test_streams_of_one_seed_have_orders_of_their_own() -> None:
+    orders = [Order(30, 5, stream=n).items(0, 60) for n in range(3)]
+    assert orders[0] == Order(30, 5).items(0, 60)
+    assert orders[0] != orders[1] != orders[2] != orders[0]
+    assert all(sorted(order[30:]) == list(range(30)) for order in orders)
+    assert Order(8, 0, stream=1).items(0, 8) == RECORDED_STREAM
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_negative_seed_is_a_seed_like_any_other() -> None:
+    assert Order(20, -3).items(0, 20) == Order(20, 2**64 - 3).items(0, 20)
+    assert Order(20, -3).items(0, 20) != Order(20, -4).items(0, 20)
+
+
 def test_nothing_to_read_is_an_error() -> None:
     with pytest.raises(ChatloomError, match="nothing to read"):
         Order(0, 0)
 
 
 RECORDED = [5, 0, 6, 1, 7, 2, 4, 3, 2, 0, 4, 1, 7, 5, 3, 6]
+RECORDED_STREAM = [3, 2, 1, 7, 4, 0, 5, 6]

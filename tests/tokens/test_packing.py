@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatloom.tokens.packing import ALONE, Batch, PackingError, Segment, fragment, micro_batches, pack
+from chatloom.tokens.packing import ALONE, Batch, PackingError, Segment, micro_batches, pack
 from chatloom.tokens.rows import Rows
 
 PAD = 0
@@ -161,17 +161,3 @@ def test_what_does_not_fit_is_explained() -> None:
     with pytest.raises(PackingError, match="negative or non-finite"):
         Segment(np.array([1, 2]), np.array([0, float("nan")]))
     assert micro_batches([], 10, 10, PAD) == []
-
-
-@settings(max_examples=200, deadline=None)
-@given(length=st.integers(0, 200), row_length=st.integers(2, 20))
-def test_fragments_predict_every_token_but_the_first_exactly_once(length: int, row_length: int) -> None:
-    pieces = fragment(length, row_length)
-    assert all(0 < end - start <= row_length for start, end in pieces)
-    assert [t for start, end in pieces for t in range(start + 1, end)] == list(range(1, length))
-    assert (length == 0) == (pieces == [])
-
-
-def test_rows_of_one_token_are_refused() -> None:
-    with pytest.raises(PackingError, match="at least 2"):
-        fragment(5, 1)

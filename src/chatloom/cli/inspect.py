@@ -14,7 +14,7 @@ from rich.tree import Tree
 
 from chatloom import artifact
 from chatloom.artifact import Artifact, ArtifactError
-from chatloom.cli import frame, samples
+from chatloom.cli import batches, frame, samples
 from chatloom.cli.frame import amount, complain, console
 from chatloom.progress import duration, value_text
 
@@ -32,12 +32,19 @@ def inspect(
         Path | None, typer.Option("--vocabulary", help="Vocabulary or model folder, to show dialogues as tokens.")
     ] = None,
     verify: Annotated[bool, typer.Option(help="Compare every file's sha256 with the manifest.")] = True,
+    step: Annotated[
+        int | None,
+        typer.Option("--step", min=1, help="Of a pretrained model: the documents and labels of this step's batch."),
+    ] = None,
 ) -> None:
     """Show an artifact: kind, lineage, settings, metrics, files, and samples (training data: token by token)."""
     try:
         item = artifact.load(folder)
     except ArtifactError as error:
         raise ArtifactError(f"{error}{frame.inside(folder)}") from None
+    if step is not None:
+        batches.show_step(item, step, n)
+        return
     out = console()
     out.print(_head(item))
     out.print(_lineage(item))

@@ -22,8 +22,6 @@ from chatloom.dialogue.record import Message
 from chatloom.errors import ChatloomError
 
 if TYPE_CHECKING:  # these load torch, which a look at documents does not need
-    from chatloom.tokens.language_model_rows import LanguageModelRows
-    from chatloom.tokens.store import TokenStore
     from chatloom.tokens.vocabulary import Vocabulary
 
 _SHOWN_CHARACTERS = 1200
@@ -41,6 +39,11 @@ _LEARNS_FROM = {"sft": "conversations", "reward": "preferences", "dpo": "prefere
 
 def show(item: Artifact, n: int, skip: int, vocabulary: Path | None) -> None:
     """Print `n` samples of each sort of record that the artifact holds or, for a model, was trained on."""
+    if item.kind == "model" and item.manifest.get("stage") == "pretrain":
+        from chatloom.cli.batches import show_rows
+
+        show_rows(item, n, skip)
+        return
     wanted = _LEARNS_FROM.get(str(item.manifest.get("stage")))
     own = vocabulary or (item.path if (item.path / "tokenizer.json").is_file() else None)
     folders = [item.path]
@@ -48,9 +51,11 @@ def show(item: Artifact, n: int, skip: int, vocabulary: Path | None) -> None:
         folders = [folder for folder in _inputs(item) if folder.is_dir()]
     for folder in folders:
         stores = [file.stem for file in sorted(folder.glob("*.bin")) if file.with_suffix(".json").is_file()]
-        for name in stores:
-            if item.kind == "tokens" or not _is_held_out(folder / name):
-                _print(f"tokens in {relative(folder / name)}", _store(item, folder, name, skip, n))
+        if item.kind == "tokens":
+            from chatloom.cli.batches import store_documents
+
+            for name in stores:
+                _print(f"tokens in {relative(folder / name)}", store_documents(folder, name, skip, n))
         for file in sorted(folder.glob("*.parquet")):
             if stores and file.name.endswith(".docs.parquet"):
                 continue  # the table of a store's documents
@@ -66,43 +71,6 @@ def _print(title: str, texts: Iterable[Text]) -> None:
     for text in texts:
         console().print(text, soft_wrap=True)
         console().print()
-
-
-def _store(item: Artifact, folder: Path, name: str, skip: int, n: int) -> Iterator[Text]:
-    """Documents of a token store or, for a model pretrained on it, its rows in the order of training."""
-    from chatloom.tokens.store import TokenStore
-    from chatloom.tokens.vocabulary import Vocabulary
-
-    vocabulary = Vocabulary.load(folder)
-    store = TokenStore(folder, vocabulary, name=name)
-    if item.kind == "tokens":
-        for number in range(skip, min(skip + n, len(store))):
-            yield _piece_text(store, vocabulary, number, 0, int(store.lengths[number]))
-        return
-    rows = training_rows(item, store)
-    for place, row in enumerate(rows.rows(skip, min(n, rows.n_rows)), skip):
-        text = Text(f"row {place} of training", style="dim")
-        for piece in rows.pieces(row):
-            text.append("\n").append(_piece_text(store, vocabulary, *piece))
-        yield text
-
-
-def training_rows(item: Artifact, store: TokenStore) -> LanguageModelRows:
-    """The rows that a `pretrain` stage read, rebuilt from the settings and the seed in the model's manifest."""
-    from chatloom.tokens.language_model_rows import LanguageModelRows
-
-    try:
-        context, seed = item.manifest["settings"]["model"]["context"], item.manifest["seed"]
-    except KeyError as error:
-        raise ChatloomError(f"{item.path}: its manifest lacks {error}; it was not made by `pretrain`") from None
-    return LanguageModelRows(store.lengths, context, seed)
-
-
-def _piece_text(store: TokenStore, vocabulary: Vocabulary, document: int, start: int, end: int) -> Text:
-    entry = store.describe([document])[0]
-    ids = store.read(document, start, end).tolist()
-    head = Text(f"{entry['id']} ({_labels(entry['labels'])}), tokens {start} to {end} of {entry['n']}\n", style="dim")
-    return head.append(tokens_text(ids, [0.0, *[1.0] * (len(ids) - 1)], vocabulary))
 
 
 def _inputs(item: Artifact) -> Iterator[Path]:
@@ -138,7 +106,7 @@ def _as_text(file: Path, kind: str) -> Iterator[Text]:
 
     if kind == "documents":
         for document in read_documents(file):
-            yield Text.assemble((f"{document.id} ({_labels(document.labels)})\n", "dim"), _cut(document.text))
+            yield Text.assemble((f"{document.id} ({labels_text(document.labels)})\n", "dim"), _cut(document.text))
     elif kind == "dropped pages":
         for page in read_dropped(file):
             why = f"{page.id} (dropped by {page.stage}: {page.detail or page.reason})\n"
@@ -164,7 +132,7 @@ def _as_text(file: Path, kind: str) -> Iterator[Text]:
             yield _messages(conversation.id, conversation.messages)
 
 
-def _labels(labels: Mapping[str, object]) -> str:
+def labels_text(labels: Mapping[str, object]) -> str:
     """Labels in words; what every rule measured is told by its number alone, since there are dozens."""
     known = {name: value for name, value in labels.items() if value is not None}
     shown = [f"{name} {value}" for name, value in known.items() if not name.startswith("rule_")]
@@ -198,7 +166,7 @@ def _as_tokens(file: Path, kind: str, folder: Path, limit: int) -> Iterator[Text
         if (folder / template.FILE).is_file()
         else template.ChatTemplate()
     )
-    context = _context(folder)
+    context = context_length(folder)
     if kind == "conversations":
         examples, rejected = conversation_examples(storage.read_conversations(file)[:limit], chat, vocabulary, context)
     elif kind == "preferences":
@@ -218,7 +186,7 @@ def _as_tokens(file: Path, kind: str, folder: Path, limit: int) -> Iterator[Text
         yield Text(f"{item.id}: not trained on: {item.reason}", style="yellow")
 
 
-def _context(folder: Path) -> int:
+def context_length(folder: Path) -> int:
     """Longest context of a model folder, in tokens; without a model there is no limit."""
     config = folder / "config.json"
     if not config.is_file():
@@ -247,8 +215,8 @@ def tokens_text(ids: Sequence[int], weights: Sequence[float], vocabulary: Vocabu
 
 
 def _piece(token: int, vocabulary: Vocabulary) -> str:
-    if token < len(vocabulary.SPECIAL_TOKENS):
-        return vocabulary.SPECIAL_TOKENS[token]
+    if vocabulary.is_special(token):
+        return vocabulary.token_bytes(token).decode("utf-8")
     # A token may be part of a character only; such bytes are shown as \xe4.
     return vocabulary.token_bytes(token).decode("utf-8", "backslashreplace").replace("\n", "⏎")
 

@@ -5,14 +5,14 @@ The order is: extract, language, rules, then fingerprints for the search for dup
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from chatloom.corpus.decoding import Undecodable, decode_html
+from chatloom.corpus.decoding import Undecodable
+from chatloom.corpus.documents import dropped_raw, text_of
 from chatloom.corpus.duplicates import band_keys, shingles, signature, text_hash
-from chatloom.corpus.extraction import Extracted, Unreadable, extract, tidy
+from chatloom.corpus.extraction import Extracted
 from chatloom.corpus.language import detect_language
 from chatloom.corpus.measures import TextView
 from chatloom.corpus.reading import Page
@@ -20,7 +20,7 @@ from chatloom.corpus.record import Document, Dropped, Label, Quarantined
 from chatloom.corpus.rules import RULES, Limits, judge
 from chatloom.corpus.settings import CorpusSettings, rule_limits
 
-EXTRACTION, LANGUAGE, RULE = "extraction", "language", "rules"
+LANGUAGE, RULE = "language", "rules"
 RULE_LABEL = "rule_"  # a rule's measure is the label `rule_<name>`
 MEASURED_CHARACTERS = 4_000_000  # of a longer text the rules look at the beginning, so that one page cannot take hours
 
@@ -39,7 +39,7 @@ def clean_page(page: Page | Quarantined, settings: CorpusSettings) -> Cleaned | 
     if isinstance(page, Quarantined):
         return page
     try:
-        extracted = _text_of(page, settings)
+        extracted = text_of(page, settings.extraction)
     except Undecodable as error:
         return Quarantined(page.source, page.number, f"page {page.id}: {error}")
     if isinstance(extracted, Dropped):
@@ -52,31 +52,6 @@ def clean_page(page: Page | Quarantined, settings: CorpusSettings) -> Cleaned | 
     exact, near = settings.duplicates.exact or settings.duplicates.near, settings.duplicates.near
     bands = tuple(band_keys(signature(shingles(document.text))).tolist()) if near else ()
     return Cleaned(document, text_hash(document.text) if exact else "", bands)
-
-
-def dropped_raw(page: Page, reason: str, detail: str) -> Dropped:
-    """A page dropped before it had a text: its HTML is kept in the text's place where it can be decoded."""
-    text = page.text or ""
-    if page.html is not None:
-        try:
-            text = decode_html(page.html, page.declared_encoding)
-            detail += " (kept as HTML)" if text else ""
-        except Undecodable as error:
-            detail += f" (not kept: {error})"
-    return Dropped(page.id, EXTRACTION, reason, detail, text, "", page.source, page.url)
-
-
-def _text_of(page: Page, settings: CorpusSettings) -> Extracted | Dropped:
-    if page.html is None:
-        return Extracted(tidy(page.text or ""), str(page.metadata.get("title", "")))
-    if len(page.html) > settings.extraction.max_page_bytes:
-        limit = f"more than {settings.extraction.max_page_bytes:,} allowed"
-        return dropped_raw(page, "page_bytes", f"{len(page.html):,} bytes of HTML, {limit}")
-    logging.getLogger("trafilatura").setLevel(logging.CRITICAL)  # it reports every odd page, we count them
-    try:
-        return extract(page.html, settings.extraction.extractor, page.declared_encoding)
-    except Unreadable as error:
-        return dropped_raw(page, "unreadable", str(error))
 
 
 def _label(page: Page, extracted: Extracted, settings: CorpusSettings) -> tuple[Document, Dropped | None]:

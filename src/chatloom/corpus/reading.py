@@ -1,12 +1,13 @@
 """Files and folders -> raw pages, one at a time; a record that cannot be read is set aside with file, line and reason.
 
 Formats by name: `.html .htm .xhtml` (a page a file), `.txt .md .rst` (a text, long ones in pieces), `.jsonl .ndjson`
-(a record a line), `.parquet` (a record a row), `.warc` (a page a response); text formats also `.gz` or `.zst`, WARC
-also `.gz`. Files are streamed: memory holds one record, never more than the cap on a record's size.
+(a record a line), `.csv .tsv` and `.parquet` (a record a row), `.warc` (a page a response); text formats also `.gz` or
+`.zst`, WARC also `.gz`. Files are streamed: memory holds one record, never more than the cap on a record's size.
 """
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,11 +24,12 @@ from chatloom.corpus.record import Quarantined
 from chatloom.corpus.warc import read_warc
 from chatloom.errors import ChatloomError
 
-HTML, TEXT, LINES, PARQUET, WARC = "html", "text", "lines", "parquet", "warc"
+HTML, TEXT, LINES, TABLE, PARQUET, WARC = "html", "text", "lines", "table", "parquet", "warc"
 SUFFIXES = {
     **dict.fromkeys((".html", ".htm", ".xhtml"), HTML),
     **dict.fromkeys((".txt", ".md", ".rst"), TEXT),
     **dict.fromkeys((".jsonl", ".ndjson"), LINES),
+    **dict.fromkeys((".csv", ".tsv"), TABLE),
     ".parquet": PARQUET,
     ".warc": WARC,
 }
@@ -47,6 +49,20 @@ class Page:
     time: str | None = None
     declared_encoding: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """A file to be read, or a part of one: bytes `start` to `stop` of JSON lines, row groups of Parquet; 0, None: all.
+
+    `name` is how ids and reasons call the file; `number` is the number of the slice's first line or row, from 1.
+    """
+
+    path: Path
+    name: str
+    start: int = 0
+    stop: int | None = None
+    number: int = 1
 
 
 def list_files(sources: Sequence[Path]) -> list[tuple[Path, str]]:
@@ -85,6 +101,16 @@ def read_file(
     path: Path, name: str, *, text_field: str = "text", html_field: str = "html", max_record_bytes: int = 20_000_000
 ) -> Iterator[Page | Quarantined]:
     """Pages of one file in order, mixed with what had to be set aside; `name` is how ids and reasons call the file."""
+    yield from read_slice(
+        Slice(path, name), text_field=text_field, html_field=html_field, max_record_bytes=max_record_bytes
+    )
+
+
+def read_slice(
+    piece: Slice, *, text_field: str = "text", html_field: str = "html", max_record_bytes: int = 20_000_000
+) -> Iterator[Page | Quarantined]:
+    """Pages of a file or of a part of one, as `read_file` gives them; the parts' pages one by one are the file's."""
+    path, name = piece.path, piece.name
     kind = format_of(path)
     if path.stat().st_size == 0:
         yield Quarantined(name, 0, "the file is empty")
@@ -94,9 +120,11 @@ def read_file(
     elif kind == TEXT:
         yield from _read_text(path, name, max_record_bytes)
     elif kind == LINES:
-        yield from _read_json_lines(path, name, text_field, html_field, max_record_bytes)
+        yield from _read_json_lines(piece, text_field, html_field, max_record_bytes)
+    elif kind == TABLE:
+        yield from _read_table(path, name, text_field, html_field, max_record_bytes)
     elif kind == PARQUET:
-        yield from _read_parquet(path, name, text_field, html_field, max_record_bytes)
+        yield from _read_parquet(piece, text_field, html_field, max_record_bytes)
     elif kind == WARC:
         for item in read_warc(path, name, max_record_bytes):
             if isinstance(item, Quarantined):
@@ -108,23 +136,28 @@ def read_file(
         raise ChatloomError(f"{path}: the file's name does not tell its format; known are {_known()}")
 
 
-def lines(stream: BinaryIO, max_bytes: int) -> Iterator[tuple[int, bytes | None]]:
-    """Lines split at "\\n" only, numbered from 1, without their ends; None stands for a line longer than `max_bytes`.
+def lines(
+    stream: BinaryIO, max_bytes: int, left: int | None = None, first: int = 1
+) -> Iterator[tuple[int, bytes | None]]:
+    """Lines split at "\\n" only, numbered from `first`, without their ends; None is a line longer than `max_bytes`.
 
-    A line that is too long is read past in pieces and never held.
+    A line that is too long is read past in pieces and never held. `left`: bytes after which no further line begins.
     """
-    number = 0
-    while line := stream.readline(max_bytes + 2):
+    number = first - 1
+    while (left is None or left > 0) and (line := stream.readline(max_bytes + 2)):
         number += 1
+        read = len(line)
         whole = line.endswith(b"\n")
-        content = line[:-1] if whole else line
-        if len(content) <= max_bytes:
-            yield number, content[:-1] if content.endswith(b"\r") else content
-            continue
-        while not whole:
-            rest = stream.readline(1 << 20)
-            whole = rest.endswith(b"\n") or not rest
-        yield number, None
+        content: bytes | None = line[:-1] if whole else line
+        if content is not None and len(content) > max_bytes:
+            content = None
+            while not whole:
+                rest = stream.readline(1 << 20)
+                read += len(rest)
+                whole = rest.endswith(b"\n") or not rest
+        if left is not None:
+            left -= read
+        yield number, content[:-1] if content is not None and content.endswith(b"\r") else content
 
 
 def _read_html(path: Path, name: str, max_bytes: int) -> Iterator[Page | Quarantined]:
@@ -149,7 +182,7 @@ def _read_text(path: Path, name: str, max_bytes: int) -> Iterator[Page | Quarant
     def finished() -> Page:
         return Page(name if not pieces else f"{name}#{pieces}", name, pieces, text="\n".join(piece))
 
-    for _, line in _decoded_lines(path, name, max_bytes):
+    for _, line in _decoded_lines(Slice(path, name), max_bytes):
         if isinstance(line, Quarantined):
             yield line
             continue
@@ -162,11 +195,11 @@ def _read_text(path: Path, name: str, max_bytes: int) -> Iterator[Page | Quarant
         yield finished()
 
 
-def _decoded_lines(path: Path, name: str, max_bytes: int) -> Iterator[tuple[int, str | Quarantined]]:
+def _decoded_lines(piece: Slice, max_bytes: int) -> Iterator[tuple[int, str | Quarantined]]:
     """Lines as text in the encoding of the file's beginning; neither UTF-8 nor GB18030 has "\\n" inside a character."""
-    number = 0
+    name, number = piece.name, piece.number - 1
     try:
-        with open_stream(path) as stream:
+        with open_stream(piece.path) as stream:
             beginning = stream.peek(1 << 16)
             if beginning.startswith((b"\xff\xfe", b"\xfe\xff")):
                 yield 0, Quarantined(name, 0, "UTF-16 text; save the file as UTF-8")
@@ -175,7 +208,10 @@ def _decoded_lines(path: Path, name: str, max_bytes: int) -> Iterator[tuple[int,
                 encoding = detect_text_encoding(beginning, complete=False)
             except Undecodable:
                 encoding = "utf-8"  # a single bad line may stand among good ones
-            for number, line in lines(stream, max_bytes):
+            if piece.start:
+                stream.seek(piece.start)
+            left = None if piece.stop is None else piece.stop - piece.start
+            for number, line in lines(stream, max_bytes, left, first=piece.number):
                 if line is None:
                     yield number, Quarantined(name, number, f"line longer than {max_bytes:,} bytes")
                     continue
@@ -192,10 +228,9 @@ def _decoded_lines(path: Path, name: str, max_bytes: int) -> Iterator[tuple[int,
         yield number, Quarantined(name, number, f"damaged file: {error}")
 
 
-def _read_json_lines(
-    path: Path, name: str, text_field: str, html_field: str, max_bytes: int
-) -> Iterator[Page | Quarantined]:
-    for number, line in _decoded_lines(path, name, max_bytes):
+def _read_json_lines(piece: Slice, text_field: str, html_field: str, max_bytes: int) -> Iterator[Page | Quarantined]:
+    name = piece.name
+    for number, line in _decoded_lines(piece, max_bytes):
         if isinstance(line, Quarantined):
             yield line
         elif line.strip():
@@ -207,18 +242,56 @@ def _read_json_lines(
             yield _page_of_record(record, name, number, text_field, html_field)
 
 
-def _read_parquet(
+def _read_table(
     path: Path, name: str, text_field: str, html_field: str, max_bytes: int
 ) -> Iterator[Page | Quarantined]:
-    number = 0
+    """Rows of a CSV or TSV file with a header line (RFC 4180: a quoted field may hold line ends)."""
+    problems: list[Quarantined] = []
+
+    def decoded() -> Iterator[str]:
+        for _, line in _decoded_lines(Slice(path, name), max_bytes):
+            if isinstance(line, Quarantined):
+                problems.append(line)
+            else:
+                yield line + "\n"
+
+    csv.field_size_limit(max(max_bytes, csv.field_size_limit()))
+    rows = csv.reader(decoded(), delimiter="\t" if ".tsv" in path.name.lower() else ",", strict=True)
+    header: list[str] | None = None
+    while True:
+        try:
+            row = next(rows, None)
+        except csv.Error as error:
+            yield Quarantined(name, rows.line_num, f"not a CSV row: {error}")
+            return
+        yield from problems
+        problems.clear()
+        if row is None:
+            return
+        if header is None:
+            header = row
+            if text_field not in header and html_field not in header:
+                found = ", ".join(header[:12])
+                yield Quarantined(name, 1, f"no column {text_field!r} or {html_field!r}; found {found}")
+                return
+        elif len(row) != len(header):
+            if row:
+                yield Quarantined(name, rows.line_num, f"{len(row)} fields; the header has {len(header)}")
+        else:
+            yield _page_of_record(dict(zip(header, row)), name, rows.line_num, text_field, html_field)
+
+
+def _read_parquet(piece: Slice, text_field: str, html_field: str, max_bytes: int) -> Iterator[Page | Quarantined]:
+    path, name, number = piece.path, piece.name, piece.number - 1
     try:
         with pq.ParquetFile(path) as file:
+            groups = range(piece.start, file.metadata.num_row_groups if piece.stop is None else piece.stop)
             names = file.schema_arrow.names
             if text_field not in names and html_field not in names:
                 yield Quarantined(name, 0, f"no column {text_field!r} or {html_field!r}; found {', '.join(names)}")
                 return
             wanted = [n for n in names if n in {text_field, html_field, "id", "url", "time", "date", "title"}]
-            for batch in file.iter_batches(batch_size=64, columns=wanted):
+            for batch in file.iter_batches(batch_size=64, columns=wanted, row_groups=list(groups)):
                 for row in batch.to_pylist():
                     number += 1
                     content = row.get(text_field) or row.get(html_field) or ""

@@ -20,6 +20,7 @@ from chatloom.errors import ChatloomError
 
 Label = str | int | float | bool | None
 LABEL = "label_"
+SHARDS, SINGLE = "shards", "documents.parquet"
 ROW_GROUP_ROWS = 4096
 ROW_GROUP_CHARACTERS = 32_000_000  # bounds the memory of a writer and of a reader, whatever the documents' lengths
 
@@ -148,6 +149,18 @@ class DroppedWriter(ParquetWriter):
     def add(self, dropped: Dropped) -> None:
         """Append a dropped page."""
         self.write(asdict(dropped), len(dropped.text))
+
+
+def document_files(folder: Path) -> list[Path]:
+    """The Parquet files of an artifact's documents in order: its shards, or the one file of the stage `corpus`.
+
+    Raises ChatloomError where there is neither.
+    """
+    single = folder / SINGLE
+    files = sorted((folder / SHARDS).glob("*.parquet")) or ([single] if single.is_file() else [])
+    if not files:
+        raise ChatloomError(f"{folder}: holds no documents (neither {SHARDS}/*.parquet nor {SINGLE})")
+    return files
 
 
 def write_documents(path: Path, documents: Iterable[Document], labels: Mapping[str, pa.DataType]) -> int:

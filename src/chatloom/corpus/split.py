@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 TRAIN, HELD_OUT = "train", "held_out"
 
 
 def split_value(cluster: str, seed: int) -> float:
     """A number in [0, 1) that depends on the cluster's name and the seed only (BLAKE2b, keyed)."""
-    key = f"chatloom split {seed}".encode()
-    digest = hashlib.blake2b(cluster.encode("utf-8", "surrogatepass"), digest_size=8, key=key[:64]).digest()
-    return int.from_bytes(digest, "big") / 2.0**64
+    return _value("chatloom split", cluster, seed)
 
 
 def assign(clusters: Sequence[str], held_out_share: float, seed: int) -> Mapping[str, str]:
@@ -28,3 +26,39 @@ def assign(clusters: Sequence[str], held_out_share: float, seed: int) -> Mapping
     if values and TRAIN not in sides.values():
         sides[max(values, key=lambda name: (values[name], name))] = TRAIN
     return sides
+
+
+def side_of(document: str, held_out_share: float, seed: int) -> str:
+    """The side of a document without copies."""
+    return HELD_OUT if split_value(document, seed) < held_out_share else TRAIN
+
+
+def sides_of_clusters(
+    clusters: Iterable[tuple[str, Sequence[str]]],
+    held_out_share: float,
+    seed: int,
+    previous: Mapping[str, str] | None = None,
+) -> Iterator[tuple[str, str]]:
+    """(document id, side) of every document of clusters (name, ids), all of a cluster on one side.
+
+    `previous` is the side each document had before documents were added. A cluster keeps the side of its old members;
+    where they were on both (a new document tied two clusters together) all go to training, as some were trained on.
+    Without it the side is that of the cluster's leader, the document with the lowest hash under a second key: a new
+    copy becomes the leader of m documents with a chance of 1 in m + 1, whatever its id, and a document without copies
+    is its own leader.
+    """
+    for _, documents in clusters:
+        known = {previous[document] for document in documents if document in previous} if previous else set()
+        if known:
+            side = TRAIN if TRAIN in known else HELD_OUT
+        else:
+            side = side_of(min(documents, key=lambda name: (_value("chatloom leader", name, seed), name)),
+                           held_out_share, seed)  # fmt: skip
+        for document in documents:
+            yield document, side
+
+
+def _value(purpose: str, name: str, seed: int) -> float:
+    key = f"{purpose} {seed}".encode()
+    digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8, key=key[:64]).digest()
+    return int.from_bytes(digest, "big") / 2.0**64

@@ -88,6 +88,10 @@ def identify(
         if prints:
             parents[key] = prints if node.stage.inputs[key].many else prints[0]
     stage = node.stage
+    for number, file in enumerate(stage.files(node.settings) if stage.files is not None else ()):
+        if not file.is_file():
+            raise RecipeError(f"stages.{node.name}: {file}: no such file; its settings name it")
+        data[f"settings.{number}/{file.name}"] = hashes.content(file)
     return Identity(stage.output, stage.kind, stage.version, node.settings.result(), node.seed, parents, data)
 
 

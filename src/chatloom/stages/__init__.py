@@ -14,9 +14,20 @@ from chatloom.stage import Stage
 # kind -> (module, what it does in one line), in the order in which a model is made.
 MODULES: dict[str, tuple[str, str]] = {
     "corpus": ("chatloom.stages.corpus", "raw pages -> cleaned, labelled documents"),
+    "ngram-model": ("chatloom.stages.ngram_model", "reference text -> n-gram language models, for perplexity"),
+    "quality-model": ("chatloom.stages.quality_model", "good text and raw text -> a classifier of quality"),
+    "documents": ("chatloom.stages.documents", "raw pages -> texts, one document each"),
+    "labels": ("chatloom.stages.labels", "documents -> columns of labels beside them"),
+    "duplicates": ("chatloom.stages.duplicates", "documents -> which are copies, and the split"),
+    "selection": ("chatloom.stages.selection", "documents + labels + copies -> the documents that stay"),
     "questions": ("chatloom.stages.questions", "cleaned documentation -> questions, answers, pairs and tests"),
     "dialogues": ("chatloom.stages.dialogues", "files of conversations and pairs -> one split by prompt"),
-    "tokenizer": ("chatloom.stages.tokenizer", "documents -> byte-level BPE vocabulary"),
+    "tokenizer": ("chatloom.stages.tokenizer", "documents -> vocabulary, by BPE, Unigram or WordPiece"),
+    "extend-tokenizer": (
+        "chatloom.stages.extend_tokenizer",
+        "vocabulary + new documents -> the same vocabulary with more entries",
+    ),
+    "extend-model": ("chatloom.stages.extend_model", "model + extended vocabulary -> the model with rows for it"),
     "tokens": ("chatloom.stages.tokens", "documents + vocabulary -> memory-mapped token stores"),
     "pretrain": ("chatloom.stages.pretrain", "token store -> base model"),
     "sft": ("chatloom.stages.sft", "base model + conversations -> chat model"),

@@ -1,32 +1,39 @@
-"""Stage `pretrain`: token store -> base model, with held-out bits per byte beside a unigram and a trigram baseline."""
+"""Stage `pretrain`: token stores -> base model, with held-out bits per byte beside a unigram and a trigram baseline."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import numpy as np
 import torch
 from pydantic import Field
 
 from chatloom.artifact import Artifact, write_json
-from chatloom.evaluation.ngram import NgramModel
-from chatloom.evaluation.perplexity import TextScore, score_text, total
+from chatloom.corpus.expressions import Expression
+from chatloom.errors import ChatloomError
+from chatloom.evaluation.heldout import heldout_scores
 from chatloom.model.config import TransformerConfig
+from chatloom.model.extension import train_new_rows_only
 from chatloom.model.transformer import Transformer
+from chatloom.progress import say
 from chatloom.settings import Settings
 from chatloom.stage import Context, Input, Plan, PlanContext, Stage
-from chatloom.tokens.language_model_rows import LanguageModelRows
-from chatloom.tokens.store import TokenStore
+from chatloom.tokens.mixture_plan import MixtureError, MixtureSettings, check_names
 from chatloom.tokens.vocabulary import Vocabulary
 from chatloom.training.bundle import Bundle, load_bundle, save_bundle
-from chatloom.training.costs import training_plan
-from chatloom.training.forward import NextTokenLoss, score
+from chatloom.training.checkpoints import State
+from chatloom.training.costs import UNKNOWN_MODEL, planned_config, training_plan
+from chatloom.training.forward import NextTokenLoss
 from chatloom.training.loop import Trainer
 from chatloom.training.optimizers import ScheduledAdamW
+from chatloom.training.pretraining_data import PretrainingData, open_stores, pretraining_data
 from chatloom.training.session import n_parameters, resolve_device, train
 from chatloom.training.settings import LoopSettings, OptimizerSettings
+
+EXTENSION = "extension.json"  # what `extend-model` leaves beside a model
 
 
 class ModelSettings(Settings):
@@ -62,112 +69,137 @@ class PretrainSettings(Settings):
     """How to pretrain."""
 
     model: ModelSettings = Field(ModelSettings(), description="shape of the model")
-    epochs: float = Field(1.0, gt=0, description="passes over the training store")
+    epochs: float = Field(1.0, gt=0, description="passes over all documents, where no mixture is given")
+    mixture: MixtureSettings = Field(MixtureSettings(), description="sources and stages")
     batch_rows: int = Field(32, ge=1, description="rows of `model.context` tokens in one optimizer step")
+    train_new_rows_first: int = Field(
+        0, ge=0, description="steps at the beginning in which only the rows that `extend-model` added are trained"
+    )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast, fp32 weights")
     optimizer: OptimizerSettings = Field(OptimizerSettings(lr=1e-3), description="AdamW")
     loop: LoopSettings = Field(LoopSettings(), description="how it runs")
 
 
 def run(context: Context) -> None:
-    """Train on `train.*`, measure on `held_out.*`."""
+    """Train on `train.*` of all stores, measure on `held_out.*`."""
     settings: PretrainSettings = context.settings
     device = resolve_device(settings.loop.device)
-    folder = context.artifact("tokens").path
-    vocabulary = Vocabulary.load(folder)
-    store = TokenStore(folder, vocabulary, name="train")
-    config = settings.model.config(vocabulary.size)
-    model = Transformer(config, generator=torch.Generator().manual_seed(context.seed)).to(device)
-    rows = LanguageModelRows(store.lengths, config.max_positions, context.seed)
-    total_steps = max(1, round(settings.epochs * rows.n_rows / settings.batch_rows))
-    optimizer = ScheduledAdamW({"model": model}, {"model": settings.optimizer}, total_steps)
+    folders = [item.path for item in context.artifacts("tokens")]
+    vocabulary = Vocabulary.load(folders[0])
+    bundle = _beginning(context, vocabulary)
+    model = bundle.model.to(device)
+    config = model.config
+    data = read_data(folders, vocabulary, settings, config.max_positions, context.seed)
+    _show(context, data)
+    optimizer = ScheduledAdamW({"model": model}, {"model": settings.optimizer}, data.n_steps)
     trainer = Trainer({"model": model}, optimizer, settings.loop.max_skips, settings.precision)
+    new_rows_first = _NewRowsFirst(context, model, optimizer)
     loss = NextTokenLoss(model)
     rows_at_once = max(1, settings.loop.micro_batch_tokens // config.max_positions)
 
     def step(index: int) -> dict[str, float]:
-        chosen = rows.rows(index * settings.batch_rows, settings.batch_rows)
-        batches = [
-            rows.batch(store, chosen[first : first + rows_at_once], vocabulary.pad_id).to(device)
-            for first in range(0, len(chosen), rows_at_once)
-        ]
+        new_rows_first(index)
+        batches = [batch.to(device) for batch in data.batches(index, rows_at_once, vocabulary.pad_id)]
         return {**trainer.update(batches, loss), "tokens": sum(batch.n_tokens for batch in batches)}
 
-    bundle = Bundle(model, vocabulary, None)
     train(
         context,
         trainer,
-        total_steps,
+        data.n_steps,
         step,
         loop=settings.loop,
         kind="model",
         write_model=lambda target: save_bundle(target, bundle),
         load_model=lambda source: _reload(model, source),
+        extra_state=lambda: State({"data": data.state(trainer.updates)}, {}),
+        load_extra=lambda state: data.check_state(trainer.updates, state.values["data"]),
     )
     context.metrics.update(
         parameters=n_parameters({"model": model}),
-        rows=rows.n_rows,
-        row_padding=round(rows.padding, 5),
-        heldout=heldout_scores(context.artifact("tokens"), store, bundle, device),
+        rows=data.n_rows,
+        row_padding=round(data.padding, 5),
+        heldout=heldout_scores(folders, data.documents, bundle, device),
     )
     write_json(context.path / "heldout.json", context.metrics["heldout"])
 
 
-def heldout_scores(
-    tokens: Artifact, train_store: TokenStore, bundle: Bundle, device: torch.device
-) -> dict[str, dict[str, object]]:
-    """Bits per byte on held-out documents: the model, a unigram and a trigram baseline; empty without such documents.
-
-    The model reads each document in pieces of its context that share one token, so every token is predicted once.
-    """
-    vocabulary = bundle.vocabulary
-    if not (tokens.path / "held_out.json").is_file():
-        return {}
-    documents = list(TokenStore(tokens.path, vocabulary, name="held_out"))
-    training = list(train_store)
-    scores: dict[str, TextScore] = {
-        "model": total(
-            score_text(documents, lambda part: model_logprobs(bundle, part, device), vocabulary.bytes_per_id)
+def _beginning(context: Context, vocabulary: Vocabulary) -> Bundle:
+    """A model of new weights or, where there is a `start`, that one."""
+    start, settings = context.optional("start"), context.settings
+    if start is None:
+        generator = torch.Generator().manual_seed(context.seed)
+        return Bundle(Transformer(settings.model.config(vocabulary.size), generator=generator), vocabulary, None)
+    bundle = load_bundle(start.path)
+    if bundle.vocabulary.sha256 != vocabulary.sha256:
+        raise ChatloomError(
+            f"stage `{context.name}`: {start.path} reads vocabulary {bundle.vocabulary.sha256[:12]}, the tokens are of "
+            f"{vocabulary.sha256[:12]}; make them again with the model's vocabulary"
         )
-    }
-    for name, order in (("unigram", 1), ("trigram", 3)):
-        ngram = NgramModel.fit(training, vocabulary.size, order=order)
-        scores[name] = total(score_text(documents, ngram.document_logprobs, vocabulary.bytes_per_id))
-    return {name: score.as_dict() for name, score in scores.items()}
+    return bundle
 
 
-@torch.no_grad()
-def model_logprobs(bundle: Bundle, documents: Sequence[np.ndarray], device: torch.device) -> Iterable[np.ndarray]:
-    """Log-probabilities (nats) of ids[1:] of each document, read in pieces of at most the model's context."""
-    context = bundle.model.config.max_positions
-    rows = LanguageModelRows([len(item) for item in documents], context, seed=0)
-    found = [np.zeros(len(item) - 1) for item in documents]
-    for first in range(0, rows.n_rows, 32):
-        chosen = range(first, min(first + 32, rows.n_rows))
-        batch = rows.batch(_Documents(documents), list(chosen), bundle.vocabulary.pad_id).to(device)
-        scored = score(bundle.model, batch)
-        pieces = [piece for row in chosen for piece in rows.pieces(row)]
-        segments = scored.segments.cpu().numpy()
-        values = scored.logprobs.float().cpu().numpy()
-        places = batch.positions.flatten().index_select(0, scored.index).cpu().numpy()
-        for number, piece in enumerate(pieces):
-            mine = segments == number
-            found[piece.document][piece.start + places[mine]] = values[mine]
-    return found
+class _NewRowsFirst:
+    """In the first steps only the new rows learn: the other weights have no gradient, and nothing decays.
+
+    What is trained follows from the step's number, so a run that goes on needs no memory of it.
+    """
+
+    def __init__(self, context: Context, model: Transformer, optimizer: ScheduledAdamW) -> None:
+        self._model, self._steps = model, context.settings.train_new_rows_first
+        self._groups = optimizer.optimizer.param_groups
+        self._decays = [group["weight_decay"] for group in self._groups]
+        self._undo: Callable[[], None] | None = None
+        self._first = 0
+        if self._steps:
+            start = context.optional("start")
+            file = start.path / EXTENSION if start is not None else None
+            if file is None or not file.is_file():
+                raise ChatloomError(
+                    f"stage `{context.name}`: `train_new_rows_first` needs, as `start`, a model that stage "
+                    f"`extend-model` made (with {EXTENSION}); give one or leave the setting out"
+                )
+            self._first = int(json.loads(file.read_text(encoding="utf-8"))["first_new_id"])
+
+    def __call__(self, step: int) -> None:
+        """Set what the optimizer step of this number (from 0) trains."""
+        if step < self._steps and self._undo is None:
+            self._undo = train_new_rows_only(self._model, self._first)
+            self._set_decays([0.0] * len(self._groups))
+        elif step >= self._steps and self._undo is not None:
+            self._undo()
+            self._undo = None
+            self._set_decays(self._decays)
+
+    def _set_decays(self, decays: Sequence[float]) -> None:
+        for group, decay in zip(self._groups, decays, strict=True):
+            group["weight_decay"] = decay
 
 
-class _Documents:
-    def __init__(self, documents: Sequence[np.ndarray]) -> None:
-        self._documents = documents
+def read_data(
+    folders: Sequence[Path], vocabulary: Vocabulary, settings: PretrainSettings, row_length: int, seed: int
+) -> PretrainingData:
+    """The documents and the order in which a run with these settings reads them, in rows of the model's context."""
+    return pretraining_data(
+        open_stores(folders, vocabulary),
+        settings.mixture,
+        row_length=row_length,
+        batch_rows=settings.batch_rows,
+        epochs=settings.epochs,
+        seed=seed,
+    )
 
-    @property
-    def lengths(self) -> np.ndarray:
-        """Tokens of each document."""
-        return np.array([len(item) for item in self._documents])
 
-    def read(self, document: int, start: int = 0, end: int | None = None) -> np.ndarray:
-        """Ids start..end of one document."""
-        return self._documents[document][start:end]
+def _show(context: Context, data: PretrainingData) -> None:
+    """Print a mixture's plan and keep it, with exact counts, beside the model."""
+    if data.plan is None:
+        return
+    table = data.table()
+    if not context.quiet:
+        say(table)
+    (context.path / "mixture.txt").write_text(table + "\n", encoding="utf-8")
+    counts: list[dict[str, Any]] = data.mixture.counts()
+    write_json(context.path / "mixture.json", counts)
+    context.metrics["mixture"] = counts
 
 
 def _reload(model: Transformer, folder: Path) -> None:
@@ -175,24 +207,48 @@ def _reload(model: Transformer, folder: Path) -> None:
 
 
 def plan(context: PlanContext) -> Plan:
-    """Cost of the training tokens; sizes that cannot work are refused by the model config."""
+    """Cost of the training tokens; sizes that cannot work are refused by the model config, mixtures by their plan."""
     settings: PretrainSettings = context.settings
-    tokens = context.inputs.get("tokens")
-    if isinstance(tokens, Artifact):
-        size, exact = float(tokens.metrics["train"]["tokens"]), True
-        vocab_size = Vocabulary.load(tokens.path).size
-    else:
-        known = context.plans.get("tokens")
-        size, exact = (known.value("corpus_tokens") if known else 0.0), False
-        vocab_size = int(known.value("vocabulary", 4096)) if known else 4096
-    config = settings.model.config(vocab_size)
-    return training_plan(
+    _check_mixture(settings)
+    made = [item for item in context.inputs.get("tokens", []) if isinstance(item, Artifact)]
+    coming = [plan for name, plan in context.plans.items() if name.startswith("tokens.")]
+    size = sum(float(item.metrics["train"]["tokens"]) for item in made)
+    size += sum(plan.value("corpus_tokens") for plan in coming)
+    vocab_size = Vocabulary.load(made[0].path).size if made else 0
+    vocab_size = vocab_size or next((int(plan.value("vocabulary", 4096)) for plan in coming), 4096)
+    starting = "start" in context.inputs or "start" in context.plans
+    if starting and "model" in settings.model_fields_set:
+        return Plan(refusals=("`start` has a shape of its own; leave `model` out",))
+    config = planned_config(context, "start") if starting else settings.model.config(vocab_size)
+    if config is None:
+        return UNKNOWN_MODEL
+    tokens = settings.epochs * size
+    notes: tuple[str, ...] = ()
+    if settings.mixture.stages:
+        if made and not coming:
+            folders = [item.path for item in made]
+            data = read_data(folders, Vocabulary.load(folders[0]), settings, config.max_positions, 0)
+            assert data.plan is not None
+            tokens, notes = data.plan.n_tokens, (data.table(),)
+        else:
+            tokens = sum(stage.tokens or 0.0 for stage in settings.mixture.stages) or size
+    costs = training_plan(
         config,
         context,
-        tokens=settings.epochs * size,
-        exact_tokens=exact,
+        tokens=tokens,
+        exact_tokens=bool(made) and not coming,
         micro_batch_tokens=settings.loop.micro_batch_tokens,
     )
+    return replace(costs, notes=notes)
+
+
+def _check_mixture(settings: PretrainSettings) -> None:
+    check_names(settings.mixture)
+    if settings.mixture.stages and "epochs" in settings.model_fields_set and settings.epochs != 1:
+        raise MixtureError("`epochs` is for a run without `mixture`; leave it out, its stages say how much is read")
+    for source in settings.mixture.sources:
+        if source.where.strip():
+            Expression.parse(source.where)
 
 
 STAGE = Stage(
@@ -200,7 +256,10 @@ STAGE = Stage(
     about="token store -> base model",
     version=1,
     settings=PretrainSettings,
-    inputs={"tokens": Input("token store", kinds=("tokens",))},
+    inputs={
+        "tokens": Input("token stores", kinds=("tokens",), many=True),
+        "start": Input("model to go on from, instead of new weights", kinds=("model", "checkpoint"), required=False),
+    },
     output="model",
     run=run,
     plan=plan,

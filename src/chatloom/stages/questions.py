@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pydantic import Field
 
 from chatloom.artifact import write_json
-from chatloom.corpus.record import read_documents
+from chatloom.corpus.record import document_files, read_documents
 from chatloom.dialogue.documentation import write_sets
 from chatloom.dialogue.questions import PAIR_KINDS, DocumentationSettings
 from chatloom.dialogue.splits import describe_overlaps, overlaps
@@ -53,7 +53,8 @@ def run(context: Context) -> None:
     documents = [
         document
         for artifact in context.artifacts("documents")
-        for document in read_documents(artifact.file("documents.parquet"))
+        for file in document_files(artifact.path)
+        for document in read_documents(file)
     ]
     sets = write_sets(documents, DocumentationSettings(**settings.everything(), seed=context.seed))
     write_conversations(context.path / "sft.parquet", sets.sft)
@@ -112,7 +113,7 @@ STAGE = Stage(
     about="cleaned documentation -> questions, answers, pairs and tests about its functions",
     version=1,
     settings=QuestionsSettings,
-    inputs={"documents": Input("cleaned documentation pages", kinds=("documents",), many=True)},
+    inputs={"documents": Input("cleaned documentation pages", kinds=("documents", "selection"), many=True)},
     output="conversations",
     run=run,
     plan=plan,

@@ -1,20 +1,18 @@
-"""Documents of a token store as full training rows: an index made once, then any row of any epoch at no cost.
+"""Rows of documents as packed batches: the pieces that a row holds, read from where they are stored.
 
-A document longer than a row is cut into pieces that share one token (every token but the first is predicted exactly
-once); pieces are packed by best-fit decreasing, nothing is thrown away. Which rows come when is a pure function of
-(seed, epoch, position), so a checkpoint holds one number and resuming is exact.
+Which pieces lie in a row is the packing index's matter, which rows come when the mixture's; here their tokens become
+the `Batch` that every training stage takes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import numpy as np
 
-from chatloom.tokens.order import Order
-from chatloom.tokens.packing import Batch, PackingError, Segment, build, fragment
-from chatloom.tokens.rows import Rows
+from chatloom.tokens.packing import Batch, Segment, build
+from chatloom.tokens.packing_index import Piece
 
 
 class Documents(Protocol):
@@ -25,77 +23,41 @@ class Documents(Protocol):
         """Tokens of each document: int64 [documents]."""
 
     def read(self, document: int, start: int = 0, end: int | None = None) -> np.ndarray:
+        """Ids start..end of one document: int64 [end - start]."""
+
+    def weights(self, document: int, start: int = 0, end: int | None = None) -> np.ndarray:
+        """Weight of each of these tokens as a target: float32 [end - start]."""
+
+
+class Plain:
+    """Documents in memory, every token a target."""
+
+    def __init__(self, documents: Sequence[np.ndarray]) -> None:
+        self._documents = documents
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each document."""
+        return np.array([len(item) for item in self._documents], dtype=np.int64)
+
+    def read(self, document: int, start: int = 0, end: int | None = None) -> np.ndarray:
         """Ids start..end of one document."""
+        return self._documents[document][start:end]
+
+    def weights(self, document: int, start: int = 0, end: int | None = None) -> np.ndarray:
+        """One for every token."""
+        return np.ones(len(self._documents[document][start:end]), dtype=np.float32)
 
 
-class Piece(NamedTuple):
-    """Tokens start..end of a document."""
-
-    document: int
-    start: int
-    end: int
-
-
-class LanguageModelRows:
-    """The packing index of some documents: rows of at most `row_length` tokens, and their order in every epoch.
-
-    n_rows, n_targets (tokens that are predicted in one epoch), padding (share of places left empty), n_split
-    (documents cut because they exceed a row). Documents of one token predict nothing and are left out (n_skipped).
-    """
-
-    def __init__(self, lengths: Sequence[int] | np.ndarray, row_length: int, seed: int) -> None:
-        """lengths: tokens of each document. Raises PackingError when no document has two tokens or row_length < 2."""
-        if row_length < 2:
-            raise PackingError(f"rows of {row_length} token predict nothing; row_length is at least 2")
-        sizes = np.asarray(lengths, dtype=np.int64)
-        self.row_length = row_length
-        self.n_skipped = int((sizes < 2).sum())
-        self.n_split = int((sizes > row_length).sum())
-        pieces = [
-            Piece(int(document), start, end)
-            for document in np.flatnonzero(sizes >= 2)
-            for start, end in fragment(int(sizes[document]), row_length)
-        ]
-        if not pieces:
-            raise PackingError(
-                f"none of {len(sizes)} documents has two tokens, so there is nothing to predict; check the corpus"
+def rows_batch(documents: Documents, rows: Iterable[Sequence[Piece]], row_length: int, pad_id: int) -> Batch:
+    """The packed batch of some rows, given by their pieces; a segment's `group` is its document's number."""
+    segments: list[Segment] = []
+    layout: list[list[int]] = []
+    for pieces in rows:
+        layout.append([])
+        for document, start, end in pieces:
+            layout[-1].append(len(segments))
+            segments.append(
+                Segment(documents.read(document, start, end), documents.weights(document, start, end), group=document)
             )
-        self._pieces = np.array(pieces, dtype=np.int64)  # [pieces, 3]
-        used = self._pieces[:, 2] - self._pieces[:, 1]
-        rows = Rows(row_length)
-        order = np.argsort(-used, kind="stable")
-        for piece, length in zip(order.tolist(), used[order].tolist(), strict=True):
-            rows.place(piece, length)
-        self.n_rows = len(rows)
-        self._order = np.concatenate([np.array(row, dtype=np.int64) for row in rows.members])
-        self._starts = np.concatenate([[0], np.cumsum([len(row) for row in rows.members])])
-        self.n_targets = int((used - 1).sum())
-        self.padding = 1.0 - float(used.sum()) / (self.n_rows * row_length)
-        self._stream = Order(self.n_rows, seed)
-
-    def row_at(self, epoch: int, position: int) -> int:
-        """The row read at a position of an epoch; raises IndexError outside 0..n_rows-1."""
-        if epoch < 0 or not 0 <= position < self.n_rows:
-            raise IndexError(f"position {position} of epoch {epoch}; an epoch has {self.n_rows} rows")
-        return self._stream.item(epoch * self.n_rows + position)
-
-    def rows(self, start: int, count: int) -> list[int]:
-        """The `count` rows read from a position on, counted from 0 over all epochs."""
-        return self._stream.items(start, count)
-
-    def pieces(self, row: int) -> list[Piece]:
-        """What lies in a row, left to right: which tokens of which documents."""
-        places = self._order[self._starts[row] : self._starts[row + 1]]
-        return [Piece(*piece) for piece in self._pieces[places].tolist()]
-
-    def batch(self, documents: Documents, rows: Sequence[int], pad_id: int) -> Batch:
-        """The packed batch of some rows, every target with weight 1; a segment's `group` is its document's number."""
-        segments: list[Segment] = []
-        layout: list[list[int]] = []
-        for row in rows:
-            layout.append([])
-            for document, start, end in self.pieces(row):
-                ids = documents.read(document, start, end)
-                layout[-1].append(len(segments))
-                segments.append(Segment(ids, np.ones(len(ids), dtype=np.float32), group=document))
-        return build(segments, layout, self.row_length, pad_id)
+    return build(segments, layout, row_length, pad_id)

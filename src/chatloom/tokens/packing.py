@@ -14,14 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from chatloom.errors import ChatloomError
-from chatloom.tokens.rows import Rows, longest_first
+from chatloom.tokens.rows import PackingError, Rows, longest_first
 
 ALONE = -1
-
-
-class PackingError(ChatloomError):
-    """Segments do not fit the rows or micro-batches they were to be packed into."""
 
 
 @dataclass
@@ -206,19 +201,6 @@ def build(
         n_tokens=sum(used),
         total_weight=float(weights.sum(dtype=np.float64)),
     )
-
-
-def fragment(length: int, row_length: int) -> list[tuple[int, int]]:
-    """Cut [0, length) into (start, end) pieces of at most `row_length` tokens, each sharing one token with the next.
-
-    The shared token is the last target of one piece and the first context of the next, so every token but the first
-    is predicted exactly once. Raises PackingError when row_length is below 2.
-    """
-    if row_length < 2:
-        raise PackingError(f"rows of {row_length} token predict nothing; row_length is at least 2")
-    if length <= row_length:
-        return [(0, length)] if length > 0 else []
-    return [(start, min(start + row_length, length)) for start in range(0, length - 1, row_length - 1)]
 
 
 def _groups(segments: Sequence[Segment]) -> list[list[int]]:

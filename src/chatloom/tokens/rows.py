@@ -1,7 +1,8 @@
 """Bin packing: which items share a row of fixed length, by best fit.
 
 An item goes into the fullest row that still has room for it; given longest first this is best-fit decreasing, which
-needs at most 11/9 of the fewest possible rows, plus four (Johnson et al. 1974).
+needs at most 11/9 of the fewest possible rows, plus four (Johnson et al. 1974). This one takes items one by one and can
+take them back, for the few segments of a step; `packing_index` does the same for a whole corpus at once.
 """
 
 from __future__ import annotations
@@ -9,6 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+
+from chatloom.errors import ChatloomError
+
+
+class PackingError(ChatloomError):
+    """Segments or documents do not fit the rows or micro-batches they were to be packed into."""
 
 
 def longest_first(lengths: Sequence[int] | np.ndarray) -> list[int]:

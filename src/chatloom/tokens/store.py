@@ -2,8 +2,9 @@
 
     tokens.bin            ids of all documents one after another, little-endian uint16 (uint32 beyond 65,536 entries)
     tokens.idx.npy        uint64 [documents + 1]: where each document starts in tokens.bin, and the end of the last
-    tokens.docs.parquet   one row a document: id, source, start, n, labels (a JSON object)
-    tokens.json           the header, written last: counts, dtype, sha256 of the content and of the vocabulary
+    tokens.docs.parquet   one row a document: id, kind, source, start, length, and one column `label_*` for each label
+    tokens.mask.bin       where not every token is to be learnt: uint8 [tokens], 1 = a target, 0 = only read
+    tokens.json           the header, written last: counts, dtype, sha256 of the contents and of the vocabulary
 
 A store without a header does not exist for readers, so a writer that was stopped leaves nothing half-readable.
 """
@@ -12,11 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,124 +24,28 @@ import pyarrow.parquet as pq
 from chatloom.errors import ChatloomError
 from chatloom.tokens.vocabulary import Vocabulary
 
-FORMAT = 1
+FORMAT = 2
 ROW_GROUP = 16_384
-DOCUMENT_SCHEMA = pa.schema(
-    [
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("source", pa.string(), nullable=False),
-        pa.field("start", pa.int64(), nullable=False),
-        pa.field("n", pa.int64(), nullable=False),
-        pa.field("labels", pa.string(), nullable=False),
-    ]
-)
+LABEL = "label_"
+DOCUMENT_FIELDS = [
+    pa.field("id", pa.string(), nullable=False),
+    pa.field("kind", pa.string(), nullable=False),  # document, or conversation
+    pa.field("source", pa.string(), nullable=False),
+    pa.field("start", pa.int64(), nullable=False),
+    pa.field("length", pa.int64(), nullable=False),
+]
+COLUMNS = tuple(field.name for field in DOCUMENT_FIELDS)
 
 
 class TokenStoreError(ChatloomError):
     """A token store is missing, damaged, or belongs to another vocabulary."""
 
 
-class TokenWriter:
-    """Writes one store into a folder; use in a `with`: leaving it without an error writes the header and syncs.
-
-    Memory use does not grow with the number of tokens.
-    """
-
-    def __init__(self, folder: str | Path, vocabulary: Vocabulary, *, name: str = "tokens") -> None:
-        self.folder, self.name = Path(folder), name
-        self.n_tokens = self.n_documents = 0
-        self._vocabulary = vocabulary
-        self._dtype = np.dtype("<u2" if vocabulary.size <= 2**16 else "<u4")
-        self._hash = hashlib.sha256()
-        self._rows: list[dict[str, Any]] = []
-        self._offsets = [0]
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._header.unlink(missing_ok=True)  # what is being overwritten must not be readable meanwhile
-        self._bin = open(self.folder / f"{name}.bin", "wb")  # noqa: SIM115 (closed in __exit__)
-        self._docs = pq.ParquetWriter(self.folder / f"{name}.docs.parquet", DOCUMENT_SCHEMA, compression="zstd")
-
-    @property
-    def _header(self) -> Path:
-        return self.folder / f"{self.name}.json"
-
-    def add(
-        self, document_id: str, source: str, ids: Sequence[int] | np.ndarray, labels: Mapping[str, Any] | None = None
-    ) -> None:
-        """Append a document. Raises TokenStoreError when it has no token, or an id outside the vocabulary."""
-        values = np.asarray(ids, dtype=np.int64)
-        if values.ndim != 1 or len(values) == 0:
-            raise TokenStoreError(
-                f"document {document_id!r} has ids of shape {list(values.shape)}; expected [n], n >= 1"
-            )
-        if values.min() < 0 or values.max() >= self._vocabulary.size:
-            raise TokenStoreError(
-                f"document {document_id!r} has ids {values.min()}..{values.max()}; "
-                f"the vocabulary has 0..{self._vocabulary.size - 1}"
-            )
-        content = values.astype(self._dtype).tobytes()
-        self._bin.write(content)
-        self._hash.update(content)
-        self._rows.append(
-            {
-                "id": document_id,
-                "source": source,
-                "start": self.n_tokens,
-                "n": len(values),
-                "labels": json.dumps(dict(labels or {}), ensure_ascii=False, sort_keys=True),
-            }
-        )
-        self.n_tokens += len(values)
-        self.n_documents += 1
-        self._offsets.append(self.n_tokens)
-        if len(self._rows) >= ROW_GROUP:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._rows:
-            self._docs.write_table(pa.Table.from_pylist(self._rows, schema=DOCUMENT_SCHEMA))
-            self._rows = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if kind is None:
-                self._finish()
-        finally:
-            self._bin.close()
-            self._docs.close()
-
-    def _finish(self) -> None:
-        if self.n_documents == 0:
-            raise TokenStoreError(f"{self.folder}: no document was given, so there is nothing to train on")
-        self._flush()
-        self._docs.close()
-        self._bin.flush()
-        os.fsync(self._bin.fileno())
-        with open(self.folder / f"{self.name}.idx.npy", "wb") as file:
-            np.save(file, np.array(self._offsets, dtype="<u8"), allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-        header = {
-            "format": FORMAT,
-            "dtype": self._dtype.name,
-            "n_tokens": self.n_tokens,
-            "n_documents": self.n_documents,
-            "sha256": self._hash.hexdigest(),
-            "vocabulary_sha256": self._vocabulary.sha256,
-            "vocabulary_size": self._vocabulary.size,
-        }
-        with open(self._header, "w", encoding="utf-8") as text:
-            text.write(json.dumps(header, indent=2) + "\n")
-            text.flush()
-            os.fsync(text.fileno())
-
-
 class TokenStore:
-    """Read access to a store: documents as arrays, straight from the memory-mapped file."""
+    """Read access to a store: documents as arrays, straight from the memory-mapped file; 8 bytes of memory a document.
+
+    `labels`: names of the labels that its documents carry.
+    """
 
     def __init__(
         self, folder: str | Path, vocabulary: Vocabulary | None = None, *, name: str = "tokens", verify: bool = False
@@ -160,8 +63,14 @@ class TokenStore:
                 f"{vocabulary.sha256[:12]}; make the tokens again with this vocabulary"
             )
         self.n_tokens, self.n_documents = int(self.header["n_tokens"]), int(self.header["n_documents"])
-        dtype = np.dtype(self.header["dtype"]).newbyteorder("<")
-        path = self.folder / f"{name}.bin"
+        self.dtype = np.dtype(self.header["dtype"]).newbyteorder("<")
+        self._tokens = self._map("bin", self.dtype, "sha256", verify)
+        masked = self.header["mask_sha256"] is not None
+        self._mask = self._map("mask.bin", np.dtype(np.uint8), "mask_sha256", verify) if masked else None
+        self.offsets = self._read_offsets()
+
+    def _map(self, ending: str, dtype: np.dtype, digest: str, verify: bool) -> np.memmap:
+        path = self.folder / f"{self.name}.{ending}"
         found = path.stat().st_size if path.is_file() else -1
         if found != self.n_tokens * dtype.itemsize:
             state = "is missing" if found < 0 else f"has {found} bytes"
@@ -169,10 +78,10 @@ class TokenStore:
                 f"{path} {state}; its header says {self.n_tokens} tokens, {self.n_tokens * dtype.itemsize} bytes. "
                 "The store is damaged: run its stage again"
             )
-        self._tokens = np.memmap(path, dtype=dtype, mode="r")
-        self.offsets = self._read_offsets()
-        if verify and hashlib.sha256(self._tokens.data).hexdigest() != self.header["sha256"]:
+        content = np.memmap(path, dtype=dtype, mode="r")
+        if verify and hashlib.sha256(content.data).hexdigest() != self.header[digest]:
             raise TokenStoreError(f"{path}: the content is not what was written (sha256 differs); run its stage again")
+        return content
 
     def _read_offsets(self) -> np.ndarray:
         path = self.folder / f"{self.name}.idx.npy"
@@ -193,27 +102,82 @@ class TokenStore:
         """Tokens of each document: int64 [documents]."""
         return np.diff(self.offsets)
 
+    @property
+    def has_mask(self) -> bool:
+        """Whether some tokens are only read, not learnt."""
+        return self._mask is not None
+
     def read(self, document: int, start: int = 0, end: int | None = None) -> np.ndarray:
         """Ids start..end of one document: int64 [end - start]. Raises IndexError outside it."""
+        return np.asarray(self._tokens[self._place(document, start, end)], dtype=np.int64)
+
+    def weights(self, document: int, start: int = 0, end: int | None = None) -> np.ndarray:
+        """Weight of each of these tokens as a target, 1 or 0: float32 [end - start]. Raises IndexError outside it."""
+        place = self._place(document, start, end)
+        if self._mask is None:
+            return np.ones(place.stop - place.start, dtype=np.float32)
+        return np.asarray(self._mask[place], dtype=np.float32)
+
+    def _place(self, document: int, start: int, end: int | None) -> slice:
         if not 0 <= document < self.n_documents:
             raise IndexError(f"document {document} of {self.n_documents}")
         first, last = int(self.offsets[document]), int(self.offsets[document + 1])
         end = last - first if end is None else end
         if not 0 <= start <= end <= last - first:
             raise IndexError(f"tokens {start}..{end} of document {document}, which has {last - first}")
-        return np.asarray(self._tokens[first + start : first + end], dtype=np.int64)
+        return slice(first + start, first + end)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return (self.read(i) for i in range(self.n_documents))
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the labels of the documents."""
+        with self._documents() as file:
+            return tuple(name[len(LABEL) :] for name in file.schema_arrow.names if name.startswith(LABEL))
+
     def describe(self, documents: Sequence[int]) -> list[dict[str, Any]]:
-        """Rows of the document table: id, source, start, n (tokens) and labels, in the order asked for."""
+        """Rows of the document table in the order asked for: id, kind, source, start, length, labels (a mapping)."""
+        if not len(documents):
+            return []
+        wanted = np.asarray(documents, dtype=np.int64)
+        if wanted.min() < 0 or wanted.max() >= self.n_documents:
+            raise IndexError(f"documents {wanted.min()}..{wanted.max()} of {self.n_documents}")
+        found: dict[int, dict[str, Any]] = {}
+        with self._documents() as file:
+            for group in sorted({int(number) for number in wanted // ROW_GROUP}):
+                inside = np.unique(wanted[wanted // ROW_GROUP == group])
+                rows = file.read_row_group(group).take(pa.array(inside - group * ROW_GROUP)).to_pylist()
+                found.update(zip(inside.tolist(), rows, strict=True))
+        return [
+            {name: found[n][name] for name in COLUMNS}
+            | {"labels": {k[len(LABEL) :]: v for k, v in found[n].items() if k.startswith(LABEL)}}
+            for n in wanted.tolist()
+        ]
+
+    def tables(self, names: Sequence[str]) -> Iterator[pa.Table]:
+        """Columns of the document table (labels by their own names; one that is not there is all null), in order.
+
+        At most ROW_GROUP documents at a time.
+        """
+        with self._documents() as file:
+            there = file.schema_arrow.names
+            columns = {name: name if name in COLUMNS else LABEL + name for name in names}
+            for group in range(file.num_row_groups):
+                part = file.read_row_group(group, columns=[c for c in columns.values() if c in there] or ["start"])
+                absent = pa.nulls(part.num_rows)
+                yield pa.table({name: part[c] if c in there else absent for name, c in columns.items()} or part)
+
+    def _documents(self) -> pq.ParquetFile:
         path = self.folder / f"{self.name}.docs.parquet"
         try:
-            table = pq.read_table(path).take(pa.array(documents, pa.int64()))
+            file = pq.ParquetFile(path)
         except (OSError, pa.ArrowInvalid) as error:
             raise TokenStoreError(f"{path} cannot be read: {error}; run its stage again") from error
-        return [{**row, "labels": json.loads(row["labels"])} for row in table.to_pylist()]
+        if file.metadata.num_rows != self.n_documents:
+            rows = file.metadata.num_rows
+            raise TokenStoreError(f"{path} has {rows} rows for {self.n_documents} documents; run its stage again")
+        return file
 
 
 def _read_header(path: Path) -> dict[str, Any]:
@@ -223,9 +187,11 @@ def _read_header(path: Path) -> dict[str, Any]:
         raise TokenStoreError(f"no token store at {path.parent}: {path.name} is not there") from None
     except (OSError, ValueError) as error:
         raise TokenStoreError(f"{path} is not a token store's header: {error}") from error
-    needed = {"format", "dtype", "n_tokens", "n_documents", "sha256", "vocabulary_sha256"}
-    if not isinstance(header, dict) or not needed <= header.keys() or header["format"] != FORMAT:
-        raise TokenStoreError(f"{path} is not a token store's header of format {FORMAT}")
+    needed = {"format", "dtype", "n_tokens", "n_documents", "sha256", "mask_sha256", "vocabulary_sha256"}
+    if not isinstance(header, dict) or header.get("format") != FORMAT or not needed <= header.keys():
+        raise TokenStoreError(
+            f"{path} is not a token store's header of format {FORMAT}; run its stage again with this version"
+        )
     if header["dtype"] not in ("uint16", "uint32"):
         raise TokenStoreError(f"{path}: dtype {header['dtype']!r}; expected uint16 or uint32")
     return header

@@ -1,14 +1,15 @@
 """The vocabulary: text to token ids and back, by byte-level BPE that is trained on the user's own text.
 
-Any Unicode text makes the round trip unchanged (there is no unknown token), and no text can ever produce one of the
-six special ids: those are put in by the chat template only. A vocabulary folder is an ordinary Hugging Face tokenizer.
+Any Unicode text makes the round trip unchanged (there is no unknown token), and no text can ever produce a special
+id: those are put in by the chat template only. A vocabulary folder is an ordinary Hugging Face tokenizer. Other
+algorithms are in `algorithms.py`, vocabularies made elsewhere in `importing.py`.
 """
 
 from __future__ import annotations
 
 import codecs
-import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,67 +17,76 @@ from typing import Any
 import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from chatloom.errors import ChatloomError
+from chatloom.tokens.layout import SPECIAL_TOKENS, Layout, VocabularyError, read_layout
+from chatloom.tokens.splitting import CheckedTexts, check_size, split_pattern, why_not_text
 
-SPECIAL_TOKENS = ("<|pad|>", "<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
+__all__ = ["SMALLEST_VOCABULARY", "SPECIAL_TOKENS", "Vocabulary", "VocabularyError", "split_pattern"]
+
 SMALLEST_VOCABULARY = len(SPECIAL_TOKENS) + 256
-
-# Han and kana run on for whole clauses without a space, so they get a branch of their own: no piece mixes scripts.
-_CJK = r"\p{Han}\p{Hiragana}\p{Katakana}ー々〆"
-_CJK_PUNCTUATION = "\u3000-\u303f\uff00-\uffef"
-
-
-class VocabularyError(ChatloomError):
-    """A vocabulary cannot be trained, read, or used on this text."""
-
-
-def split_pattern(digits: int = 2, han: int = 0) -> str:
-    """The regular expression that cuts text into pieces before any merge, in the manner of GPT-4's.
-
-    Branches, first match wins: English contractions; Han and kana, in runs of at most `han` (0: of any length); a word
-    with at most one leading space or sign; up to `digits` digits; signs with the line ends that follow; line ends;
-    spaces (the last goes to the word).
-    """
-    if digits not in (1, 2, 3):
-        raise VocabularyError(f"digits is {digits}; digits are grouped by 1, 2 or 3")
-    if han < 0:
-        raise VocabularyError(f"han is {han}; expected the longest run of Han characters, or 0 for no limit")
-    run = f"{{1,{han}}}" if han else "+"
-    word = rf"[\p{{L}}\p{{M}}&&[^{_CJK}]]"
-    return "|".join(
-        (
-            r"'(?i:s|t|re|ve|m|ll|d)(?![\p{L}\p{N}])",
-            rf"[{_CJK}]{run}",
-            rf"[^\r\n\p{{L}}\p{{M}}\p{{N}}{_CJK_PUNCTUATION}]?{word}+",
-            rf"\p{{N}}{{1,{digits}}}",
-            r" ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*",
-            r"\s*[\r\n]+",
-            r"\s+(?!\S)",
-            r"\s+",
-        )
-    )
+_BROKEN = re.compile("([\udc80-\udcff]+)")  # how Python marks bytes that are no UTF-8
 
 
 class Vocabulary:
-    """A trained byte-level BPE vocabulary; ids 0..5 are the special tokens, 6..261 the single bytes.
+    """A vocabulary that gives back every text unchanged; trained here, ids 0..5 are the special tokens, 6..261 bytes.
 
-    BPE: Sennrich et al. 2016; on bytes: Radford et al. 2019 (GPT-2), section 2.2.
+    One taken in from elsewhere has its own ids, and chatloom's six special tokens wherever they were put; ask `id_of`.
+    `lossless` is False for files that compose characters first (Unicode NFC, as Qwen's do): what comes back is then
+    the composed text. BPE: Sennrich et al. 2016; on bytes: Radford et al. 2019 (GPT-2), section 2.2.
     """
 
     SPECIAL_TOKENS = SPECIAL_TOKENS
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        """Wrap a `tokenizers.Tokenizer` of this layout; raises VocabularyError where the layout is another."""
+        """Wrap a `tokenizers.Tokenizer`; raises VocabularyError where text would not come back or a token lacks."""
         tokenizer.encode_special_tokens = True  # "<|end|>" typed by a person is seven characters, not the end token
+        layout = read_layout(tokenizer)
+        absent = [name for name in SPECIAL_TOKENS if name not in layout.special]
+        if absent:
+            raise VocabularyError(
+                f"there is no special token {absent[0]}; a tokenizer made elsewhere is taken in by "
+                "`chatloom.tokens.importing.import_vocabulary` or the stage `extend-tokenizer`, which add the six that "
+                "chatloom needs or give them the ids of tokens already there"
+            )
         self._tokenizer = tokenizer
-        self._bytes = _bytes_of_entries(tokenizer)
+        self._layout = layout
+        self._bytes = layout.entries
+        self._id_of_byte = {entry[0]: i for i, entry in reversed(list(enumerate(self._bytes))) if len(entry) == 1}
+        self._special_ids = frozenset(layout.special.values())
         self.size: int = len(self._bytes)
         self.pad_id: int = self.id_of("<|pad|>")
         self.eos_id: int = self.id_of("<|endoftext|>")
         self.bytes_per_id = np.array([len(b) for b in self._bytes], dtype=np.int32)
-        self.bytes_per_id[: len(SPECIAL_TOKENS)] = 0
+        self.bytes_per_id[list(self._special_ids)] = 0
         self.bytes_per_id.setflags(write=False)
-        self.sha256: str = _identity(tokenizer)
+        self.sha256: str = layout.sha256
+        self._check_not_forged()
+
+    def _check_not_forged(self) -> None:
+        names = [
+            f"{before}{name}{after}" for name in self.special_tokens for before in ("", " ", "a") for after in ("", "a")
+        ]
+        for name, ids in zip(names, self.encode_batch(names), strict=True):
+            if self._special_ids.intersection(ids):
+                raise VocabularyError(f"typed as text, {name!r} turns into a special token; text could forge it")
+
+    @property
+    def special_tokens(self) -> dict[str, int]:
+        """Name -> id of every special token, in order of ids; chatloom's own six are among them."""
+        return dict(self._layout.special)
+
+    @property
+    def layout(self) -> Layout:
+        """Algorithm, alphabet and entries."""
+        return self._layout
+
+    @property
+    def lossless(self) -> bool:
+        """Whether every text comes back as it is; else in Unicode's composed form (NFC)."""
+        return self._layout.normalizer is None
+
+    def is_special(self, token_id: int) -> bool:
+        """Whether an id is that of a special token."""
+        return token_id in self._special_ids
 
     @classmethod
     def train(
@@ -103,8 +113,8 @@ class Vocabulary:
             )
         if max_token_chars < 2 or min_count < 1:
             raise VocabularyError(f"max_token_chars is {max_token_chars}, min_count {min_count}; at least 2 and 1")
-        tokenizer = _empty_tokenizer(split_pattern(digits, han))
-        seen = _Counted(texts)
+        tokenizer = byte_level_tokenizer(split_pattern(digits, han))
+        seen = CheckedTexts(texts)
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size,
             min_frequency=min_count,
@@ -114,18 +124,8 @@ class Vocabulary:
             show_progress=False,
         )
         tokenizer.train_from_iterator(seen, trainer)
-        if seen.characters == 0:
-            raise VocabularyError(
-                f"no text to learn a vocabulary from: {seen.texts} texts with no character among them; "
-                "check the input path and what the corpus stage kept"
-            )
-        learned = tokenizer.get_vocab_size()
-        if learned < vocab_size and not allow_smaller:
-            raise VocabularyError(
-                f"a vocabulary of {vocab_size} entries was asked for, but these {seen.texts} texts "
-                f"({seen.characters} characters) support only {learned} with min_count {min_count}; "
-                f"set vocab_size to {learned} or less, or give more text"
-            )
+        seen.check()
+        check_size(tokenizer.get_vocab_size(), vocab_size, seen, min_count, allow_smaller)
         return cls(tokenizer)
 
     @classmethod
@@ -167,7 +167,7 @@ class Vocabulary:
             "tokenizer_class": "PreTrainedTokenizerFast",
             "pad_token": "<|pad|>",
             "eos_token": "<|endoftext|>",
-            "additional_special_tokens": list(SPECIAL_TOKENS[2:]),
+            "additional_special_tokens": [n for n in self.special_tokens if n not in ("<|pad|>", "<|endoftext|>")],
             "clean_up_tokenization_spaces": False,
             "model_input_names": ["input_ids", "attention_mask"],
         }
@@ -175,7 +175,7 @@ class Vocabulary:
             config["model_max_length"] = model_max_length
         if chat_template is not None:
             config["chat_template"] = chat_template
-        (folder / "tokenizer.json").write_text(self._tokenizer.to_str(pretty=True), encoding="utf-8")
+        (folder / "tokenizer.json").write_text(self.to_json(), encoding="utf-8")
         (folder / "tokenizer_config.json").write_text(
             json.dumps(config, ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
         )
@@ -189,7 +189,29 @@ class Vocabulary:
         try:
             return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts), False)]
         except TypeError:
-            raise VocabularyError(_why_not_text(texts)) from None
+            raise VocabularyError(why_not_text(texts)) from None
+
+    def encode_bytes(self, data: bytes) -> list[int]:
+        """Token ids of any bytes; what is no UTF-8 becomes single-byte tokens, and `decode_bytes` undoes it."""
+        ids: list[int] = []
+        for part in _BROKEN.split(data.decode("utf-8", errors="surrogateescape")):
+            if part and _BROKEN.match(part):
+                ids += [self._id_of_byte[ord(character) - 0xDC00] for character in part]
+            elif part:
+                ids += self.encode(part)
+        return ids
+
+    def encode_trusted(self, text: str) -> list[int]:
+        """Token ids of text in which the names of special tokens are those tokens, as `transformers` reads it.
+
+        Only for text that a program wrote: in text from people anybody could forge the end of a turn.
+        """
+        names = sorted(self._layout.special, key=len, reverse=True)
+        ids: list[int] = []
+        for part in re.split(f"({'|'.join(map(re.escape, names))})", text):
+            special = self._layout.special.get(part)
+            ids += self.encode(part) if special is None else [special]
+        return ids
 
     def decode(self, ids: Iterable[int], *, special: bool = False) -> str:
         """Text of ids; special tokens are left out unless `special`. Bytes that are no UTF-8 become U+FFFD."""
@@ -201,7 +223,7 @@ class Vocabulary:
         for i in ids:
             if not 0 <= i < self.size:
                 raise VocabularyError(f"token id {i} is outside the vocabulary (0..{self.size - 1})")
-            if special or i >= len(SPECIAL_TOKENS):
+            if special or i not in self._special_ids:
                 parts.append(self._bytes[i])
         return b"".join(parts)
 
@@ -214,13 +236,20 @@ class Vocabulary:
 
     def id_of(self, token: str) -> int:
         """Id of a special token such as "<|end|>"; raises VocabularyError for any other name."""
-        if token not in SPECIAL_TOKENS:
-            raise VocabularyError(f"{token!r} is not a special token; there are {', '.join(SPECIAL_TOKENS)}")
-        return SPECIAL_TOKENS.index(token)
+        found = self._layout.special.get(token)
+        if found is None:
+            raise VocabularyError(
+                f"{token!r} is not a special token; there are {', '.join(list(self._layout.special)[:12])}"
+            )
+        return found
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes one id stands for (a special token: its name); raises VocabularyError outside the vocabulary."""
         return self.decode_bytes([token_id], special=True)
+
+    def to_json(self) -> str:
+        """The content of tokenizer.json."""
+        return str(self._tokenizer.to_str(pretty=True))
 
     def __len__(self) -> int:
         return self.size
@@ -239,42 +268,9 @@ class Vocabulary:
         return Vocabulary.from_json, (self._tokenizer.to_str(),)
 
 
-class _Counted:
-    """Texts on their way to the trainer, counted."""
-
-    def __init__(self, texts: Iterable[str]) -> None:
-        self._source = texts
-        self.texts = 0
-        self.characters = 0
-
-    def __iter__(self) -> Iterator[str]:
-        for text in self._source:
-            if not isinstance(text, str) or _has_surrogate(text):
-                raise VocabularyError(f"text number {self.texts + 1}: {_why_not_text([text])}")
-            self.texts += 1
-            self.characters += len(text)
-            yield text
-
-
-def _has_surrogate(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return True
-    return False
-
-
-def _why_not_text(texts: Sequence[object]) -> str:
-    for text in texts:
-        if not isinstance(text, str):
-            return f"expected a str, found {type(text).__name__}"
-        if _has_surrogate(text):
-            return f"found a lone surrogate in {text[:40]!r}, which is no Unicode text; read it with errors='replace'"
-    return "expected a list of str"
-
-
-def _empty_tokenizer(pattern: str) -> Tokenizer:
-    tokenizer = Tokenizer(models.BPE())
+def byte_level_tokenizer(pattern: str, model: models.Model | None = None) -> Tokenizer:
+    """A tokenizer that cuts text by a pattern and spells the pieces in bytes."""
+    tokenizer = Tokenizer(models.BPE() if model is None else model)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(pattern), behavior="isolated"),
@@ -283,49 +279,3 @@ def _empty_tokenizer(pattern: str) -> Tokenizer:
     )
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
-
-
-def _byte_of_letter() -> dict[str, int]:
-    """GPT-2's printable stand-in for each byte: printable Latin-1 stands for itself, the rest is moved to U+0100.."""
-    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    hidden = [b for b in range(256) if b not in visible]
-    return {chr(b): b for b in visible} | {chr(0x100 + n): b for n, b in enumerate(hidden)}
-
-
-def _bytes_of_entries(tokenizer: Tokenizer) -> list[bytes]:
-    """Bytes of every id in order; raises VocabularyError unless this is a byte-level BPE with our special tokens."""
-    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
-    for i, token in enumerate(SPECIAL_TOKENS):
-        if vocabulary.get(token) != i:
-            raise VocabularyError(
-                f"expected the special token {token} at id {i}, found it at {vocabulary.get(token, 'no id')}; "
-                "only vocabularies trained by chatloom can be loaded"
-            )
-    if sorted(vocabulary.values()) != list(range(len(vocabulary))):
-        raise VocabularyError("ids have gaps or repeats; expected 0..size-1, each once")
-    byte_of = _byte_of_letter()
-    entries = [b""] * len(vocabulary)
-    for token, i in vocabulary.items():
-        if i < len(SPECIAL_TOKENS):
-            entries[i] = token.encode("utf-8")
-            continue
-        unknown = [c for c in token if c not in byte_of]
-        if unknown:
-            raise VocabularyError(f"entry {i} ({token!r}) is not made of byte-level letters ({unknown[0]!r})")
-        entries[i] = bytes(byte_of[c] for c in token)
-    missing = set(range(256)) - {entry[0] for entry in entries if len(entry) == 1}
-    if missing:
-        raise VocabularyError(f"byte {min(missing):#04x} has no entry, so some text could not be encoded")
-    return entries
-
-
-def _identity(tokenizer: Tokenizer) -> str:
-    """sha256 of what decides the ids (entries, merges, split pattern), not of how a library version writes its file."""
-    content = json.loads(tokenizer.to_str())
-    decisive = {
-        "entries": sorted(content["model"]["vocab"].items(), key=lambda item: item[1]),
-        "merges": content["model"]["merges"],
-        "split": content["pre_tokenizer"],
-        "normalizer": content["normalizer"],
-    }
-    return hashlib.sha256(json.dumps(decisive, ensure_ascii=True, sort_keys=True).encode("ascii")).hexdigest()

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from chatloom.artifact import Artifact
+from chatloom.corpus.record import document_files
 from chatloom.errors import ChatloomError
 from chatloom.model import weight_files
 from chatloom.model.config import TransformerConfig
@@ -95,7 +96,7 @@ def answer_tokens(context: PlanContext, name: str, limit: int) -> float:
 
 def document_bytes(context: PlanContext, name: str) -> float:
     """Bytes of text of the documents that input `name` holds."""
-    made = sum(_text_bytes(item.path / "documents.parquet") for item in _artifacts(context, name))
+    made = sum(_text_bytes(file) for item in _artifacts(context, name) for file in document_files(item.path))
     return made + sum(plan.value("bytes") for plan in _unmade(context, name))
 
 

@@ -1,0 +1,159 @@
+"""What pretraining reads: token stores, the documents of each source, their packed rows, and the order of the run.
+
+Made anew when a run starts, when a plan is made and when a step is looked at, from settings and stores alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from chatloom.corpus.expressions import Expression
+from chatloom.errors import ChatloomError
+from chatloom.tokens.joined import JoinedStores
+from chatloom.tokens.language_model_rows import rows_batch
+from chatloom.tokens.mixture import Mixture, Row, Source
+from chatloom.tokens.mixture_plan import MixturePlan, MixtureSettings, Size, check_names, plan_mixture
+from chatloom.tokens.order import Order
+from chatloom.tokens.packing import Batch
+from chatloom.tokens.packing_index import PackingIndex
+from chatloom.tokens.rows import PackingError
+from chatloom.tokens.store import TokenStore
+from chatloom.tokens.vocabulary import Vocabulary
+
+TRAIN = "train"
+EVERYTHING = "everything"
+
+
+@dataclass(frozen=True)
+class PretrainingData:
+    """Documents and the order in which a run reads their rows; `plan` is None where no mixture is set.
+
+    unused: documents (and their tokens) that belong to no source.
+    """
+
+    documents: JoinedStores
+    mixture: Mixture
+    batch_rows: int
+    row_length: int
+    plan: MixturePlan | None = None
+    unused_documents: int = 0
+    unused_tokens: int = 0
+
+    @property
+    def n_steps(self) -> int:
+        """Optimizer steps of the run."""
+        return self.mixture.n_steps(self.batch_rows)
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of one pass over every source that is read."""
+        return sum(source.index.n_rows for source in self.mixture.sources if source is not None)
+
+    @property
+    def padding(self) -> float:
+        """Share of the places of these rows that hold no token."""
+        used = sum(source.index.n_places for source in self.mixture.sources if source is not None)
+        return 1.0 - used / (self.n_rows * self.row_length)
+
+    def rows(self, step: int) -> list[Row]:
+        """The rows of an optimizer step."""
+        return self.mixture.step(step, self.batch_rows)
+
+    def batches(self, step: int, rows_at_once: int, pad_id: int) -> list[Batch]:
+        """The packed micro-batches of an optimizer step, of at most `rows_at_once` rows each."""
+        pieces = [self.mixture.pieces(row) for row in self.rows(step)]
+        return [
+            rows_batch(self.documents, pieces[first : first + rows_at_once], self.row_length, pad_id)
+            for first in range(0, len(pieces), rows_at_once)
+        ]
+
+    def state(self, step: int) -> dict[str, Any]:
+        """Where the reading is before an optimizer step, for a checkpoint."""
+        return self.mixture.state(step * self.batch_rows)
+
+    def check_state(self, step: int, saved: Any) -> None:
+        """Raise ChatloomError when a checkpoint's `state` is not what follows from settings and stores here."""
+        expected = self.state(step)
+        if saved != expected:
+            raise ChatloomError(
+                f"the checkpoint after step {step} was reading {saved}; here the same step reads {expected}. "
+                "The token stores or the version of NumPy are others than when the run began: put them back, or "
+                "start over with --start-over"
+            )
+
+    def table(self) -> str:
+        """The plan as a table, with what no source takes; empty without a mixture."""
+        if self.plan is None:
+            return ""
+        unused = f"\n\nin no source: {self.unused_documents:,} documents, {self.unused_tokens:,} tokens"
+        return self.plan.table() + (unused if self.unused_documents else "")
+
+
+def open_stores(folders: Sequence[Path], vocabulary: Vocabulary, name: str = TRAIN) -> JoinedStores:
+    """The stores of some `tokens` artifacts as one."""
+    return JoinedStores([TokenStore(folder, vocabulary, name=name) for folder in folders])
+
+
+def pretraining_data(
+    documents: JoinedStores,
+    settings: MixtureSettings,
+    *,
+    row_length: int,
+    batch_rows: int,
+    epochs: float,
+    seed: int,
+) -> PretrainingData:
+    """Pack every source and lay out the run.
+
+    Without a mixture there is one source, all documents, read `epochs` times, to the nearest whole step. Raises
+    MixtureError for a mixture that cannot be read, ExpressionError for a condition on labels that are not there.
+    """
+    if not settings.sources and not settings.stages:
+        index = PackingIndex(documents.lengths, row_length)
+        steps = max(1, round(epochs * index.n_rows / batch_rows))
+        only = Source(EVERYTHING, index, Order(index.n_rows, seed))
+        return PretrainingData(documents, Mixture([only], [(EVERYTHING, [steps * batch_rows])]), batch_rows, row_length)
+    check_names(settings)
+    owner = owners(documents, [source.where for source in settings.sources])
+    sources: list[Source | None] = []
+    sizes: dict[str, Size] = {}
+    for number, source in enumerate(settings.sources):
+        mine = np.flatnonzero(owner == number)
+        lengths = documents.lengths[mine]
+        disk = int(lengths.sum()) * documents.bytes_a_token
+        try:
+            index = PackingIndex(lengths, row_length)
+        except PackingError:
+            if (lengths >= 2).any():
+                raise
+            sources.append(None)  # nothing to read; the plan says so if a stage wants it
+            sizes[source.name] = Size(len(mine), 0, 0, disk)
+            continue
+        sources.append(Source(source.name, index, Order(index.n_rows, seed, stream=number), mine))
+        sizes[source.name] = Size(len(mine), index.n_targets, index.n_rows, disk)
+    plan = plan_mixture(settings, sizes)
+    mixture = Mixture(sources, [(stage.name, stage.rows) for stage in plan.stages])
+    left = documents.lengths[owner < 0]
+    return PretrainingData(documents, mixture, batch_rows, row_length, plan, len(left), int(left.sum()))
+
+
+def owners(documents: JoinedStores, conditions: Sequence[str]) -> np.ndarray:
+    """The first condition that holds for each document, -1 where none does: int16 [documents].
+
+    An empty condition holds for every document. Raises ExpressionError for a label that no store has.
+    """
+    known = documents.names
+    parsed = [Expression.parse(text if text.strip() else "True", known) for text in conditions]
+    names = sorted({name for expression in parsed for name in expression.names})
+    parts = []
+    for table in documents.tables(names):
+        part = np.full(table.num_rows, -1, dtype=np.int16)
+        for number, expression in reversed(list(enumerate(parsed))):
+            part[expression.mask(table)] = number
+        parts.append(part)
+    return np.concatenate(parts)

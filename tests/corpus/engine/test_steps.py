@@ -1,0 +1,125 @@
+"""Steps: what is done is known by receipts, so nothing is lost, doubled or believed without its files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+from toy_tasks import TESTS, files, step
+
+from chatloom.corpus.engine.local import InProcess, LocalPool
+from chatloom.corpus.engine.steps import (
+    Lost,
+    Part,
+    Receipt,
+    StepFailed,
+    StepWaiting,
+    Work,
+    run_task,
+    total,
+)
+from chatloom.errors import ChatloomError
+
+
+def test_counts_are_sums_over_receipts_and_files_are_in_place(tmp_path: Path) -> None:
+    receipts = step(tmp_path).run(InProcess())
+    assert total(receipts) == {"words": 2 + 4 + 6 + 8}
+    assert sorted(files(tmp_path)) == [f"words/{k}.json" for k in "abcd"]
+
+
+def test_what_has_a_receipt_is_not_done_again(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    out = tmp_path / "out"
+    step(out, log=str(log)).run(InProcess())
+    again = step(out, log=str(log)).run(InProcess())
+    assert log.read_text(encoding="utf-8").split() == list("abcd")
+    assert total(again) == {"words": 20}
+
+
+@pytest.mark.parametrize("damage", ["file gone", "file cut", "receipt cut", "other arguments"])
+def test_a_receipt_that_is_not_true_is_not_believed(tmp_path: Path, damage: str) -> None:
+    log, out = tmp_path / "log", tmp_path / "out"
+    step(out, log=str(log)).run(InProcess())
+    before = files(out)
+    log.unlink()
+    if damage == "file gone":
+        (out / "words" / "c.json").unlink()
+    elif damage == "file cut":
+        (out / "words" / "c.json").write_bytes(b"")
+    elif damage == "receipt cut":
+        (out / "receipts" / "c.json").write_text('{"key": "c"', encoding="utf-8")
+    else:
+        values = json.loads((out / "receipts" / "c.json").read_text(encoding="utf-8"))
+        (out / "receipts" / "c.json").write_text(json.dumps({**values, "identity": "0" * 16}), encoding="utf-8")
+    step(out, log=str(log)).run(InProcess())
+    assert log.read_text(encoding="utf-8").split() == ["c"]
+    assert files(out) == before
+
+
+class StopsAfter:
+    """An engine that is killed after some tasks: the last one between its files and its receipt."""
+
+    def __init__(self, tasks: int) -> None:
+        self.tasks = tasks
+
+    def map(self, work: Iterable[Work]) -> Iterator[Receipt | Lost]:
+        for number, item in enumerate(work):
+            receipt = run_task(item)
+            if number == self.tasks:
+                (Path(item.folder) / "receipts" / f"{item.task.key}.json").unlink()
+                raise KeyboardInterrupt
+            yield receipt
+
+
+@pytest.mark.parametrize("tasks", [0, 1, 2, 3])
+def test_killed_anywhere_and_run_again_gives_the_same_files_and_exact_counts(tmp_path: Path, tasks: int) -> None:
+    step(tmp_path / "whole").run(InProcess())
+    with pytest.raises(KeyboardInterrupt):
+        step(tmp_path / "cut").run(StopsAfter(tasks))
+    receipts = step(tmp_path / "cut").run(InProcess())
+    assert total(receipts) == {"words": 20}
+    assert files(tmp_path / "cut") == files(tmp_path / "whole")
+
+
+def test_parts_together_do_everything_once_and_a_missing_part_is_waited_for(tmp_path: Path) -> None:
+    log, out = tmp_path / "log", tmp_path / "out"
+    with pytest.raises(StepWaiting, match="2 of 4 shards wait"):
+        step(out, log=str(log)).run(InProcess(), part=Part(0, 2))
+    receipts = step(out, log=str(log)).run(InProcess(), part=Part(1, 2))
+    assert sorted(log.read_text(encoding="utf-8").split()) == list("abcd")
+    assert total(receipts) == {"words": 20}
+
+
+@pytest.mark.parametrize("text", ["3", "2/2", "-1/2", "a/b", "1/0", ""])
+def test_a_part_that_makes_no_sense_is_refused(text: str) -> None:
+    with pytest.raises(ChatloomError, match="expected i/N"):
+        Part.parse(text)
+
+
+def test_a_task_that_kills_its_process_is_done_again_carefully_and_costs_no_other_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", TESTS)
+    toy = step(tmp_path, "die_once")
+    receipts = toy.run(LocalPool(2))
+    assert total(receipts) == {"words": 20}
+    assert sorted(files(tmp_path)) == [f"words/{k}.json" for k in "abcd"]
+
+
+def test_a_task_that_never_ends_fails_the_step_by_name_and_keeps_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", TESTS)
+    toy = step(tmp_path, "hang")
+    with pytest.raises(StepFailed, match=r"1 of 4 shards could not be done, first b: took longer than 1 s"):
+        toy.run(LocalPool(2, seconds=1.0))
+    assert sorted(files(tmp_path)) == [f"words/{k}.json" for k in "acd"]
+
+
+def test_children_and_this_process_write_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", TESTS)
+    step(tmp_path / "here").run(InProcess())
+    step(tmp_path / "there").run(LocalPool(2))
+    assert files(tmp_path / "here") == files(tmp_path / "there")
