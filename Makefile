@@ -60,7 +60,7 @@ clean: ## remove .venv and caches (runs/ stays)
 	@if $(IN) -c "import torch" 2>/dev/null; then \
 	  echo "Set-up: bringing .venv to the versions of constraints.txt."; \
 	else \
-	  echo "Set-up, once: downloads about 390 MB into .venv (CPU build of torch 190 MB, other packages 200 MB)."; \
+	  echo "Set-up, once: downloads about 390 MB into .venv (CPU build of torch 190 MB, other packages 200 MB)$(if $(EXTRA), and the tests' tools 130 MB more)."; \
 	  if [ -z "$(TORCH_INDEX)" ] && [ "$$(uname -s)" = Linux ]; then \
 	    echo "On Linux the default index may give the CUDA build instead: torch 530 MB and several GB of libraries;"; \
 	    echo "make TORCH_INDEX=URL takes torch from an index with CPU-only builds."; \
