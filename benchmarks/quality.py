@@ -27,12 +27,12 @@ from typing import Any
 import numpy as np
 
 from chatloom import __version__
-from chatloom.corpus.ngram_model import NgramModel
-from chatloom.corpus.ngram_training import NgramSettings, NgramTrainer
-from chatloom.corpus.quality import QualityClassifier
-from chatloom.corpus.quality_evidence import evidence
-from chatloom.corpus.quality_training import ClassifierSettings, QualityTrainer
-from chatloom.corpus.separation import auc
+from chatloom.corpus.ngrams.model import NgramModel
+from chatloom.corpus.ngrams.training import NgramSettings, NgramTrainer
+from chatloom.corpus.quality.classifier import QualityClassifier
+from chatloom.corpus.quality.evidence import evidence
+from chatloom.corpus.quality.separation import auc
+from chatloom.corpus.quality.training import ClassifierSettings, QualityTrainer
 from chatloom.corpus.split import split_value
 
 BOOKS = {"en": ("en_novels_a", ("Conrad", "Hardy")), "zh": ("zh_vernacular_novels", ("红楼梦",))}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from chatloom.corpus.ngram_units import Words
+from chatloom.corpus.ngrams.units import Words
 
 
 def texts_of(path: Path) -> list[tuple[str, str]]:

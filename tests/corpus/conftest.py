@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from chatloom.corpus import pydoc_pages
+from chatloom.corpus.extraction import pydoc_pages
 from chatloom.corpus.pipeline import clean
 from chatloom.corpus.settings import CorpusSettings
 

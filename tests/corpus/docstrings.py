@@ -117,8 +117,8 @@ def _pairs(text: str) -> Iterator[tuple[str, str, int]]:
 
 def main() -> None:
     """Render, extract with each extractor, compare, print a Markdown table."""
-    from chatloom.corpus.extraction import Extractor, extract
-    from chatloom.corpus.pydoc_pages import MODULES, render
+    from chatloom.corpus.extraction.extract import Extractor, extract
+    from chatloom.corpus.extraction.pydoc_pages import MODULES, render
 
     warnings.simplefilter("ignore")
     extractors: tuple[Extractor, ...] = ("trafilatura", "resiliparse-main", "resiliparse", "blocks")

@@ -12,7 +12,7 @@ from chatloom.corpus.engine.choice import ShardSettings
 from chatloom.corpus.engine.local import InProcess, LocalPool
 from chatloom.corpus.engine.steps import Engine
 from chatloom.corpus.gathering import finish, step_of
-from chatloom.corpus.reading import list_files
+from chatloom.corpus.reading.files import list_files
 from chatloom.corpus.record import Document, document_files, read_documents, read_dropped
 from chatloom.corpus.settings import ExtractionSettings, ReadingSettings
 from chatloom.errors import ChatloomError

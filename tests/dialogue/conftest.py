@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from chatloom.corpus.extraction import extract
-from chatloom.corpus.pydoc_pages import render
+from chatloom.corpus.extraction.extract import extract
+from chatloom.corpus.extraction.pydoc_pages import render
 from chatloom.dialogue.documentation import DocumentationSettings, Sets, write_sets
 from chatloom.tokens.vocabulary import Vocabulary
 

@@ -12,7 +12,7 @@ from typing import BinaryIO
 import pytest
 import zstandard
 
-from chatloom.corpus import compression
+from chatloom.corpus.reading import compression
 from chatloom.stage import Plan, PlanContext
 from chatloom.stages.corpus import STAGE
 

@@ -16,7 +16,7 @@ from chatloom import stages
 from chatloom.artifact import Artifact
 from chatloom.corpus.labellers.perplexity import Perplexity, PerplexitySettings
 from chatloom.corpus.labellers.quality import Quality, QualitySettings
-from chatloom.corpus.ngram_buckets import LanguageModels
+from chatloom.corpus.ngrams.buckets import LanguageModels
 from chatloom.corpus.record import Document, write_documents
 from chatloom.errors import ChatloomError
 from chatloom.stage import Context, Line, Plan, PlanContext

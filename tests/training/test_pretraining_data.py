@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from chatloom.corpus.expressions import ExpressionError
+from chatloom.corpus.selection.expressions import ExpressionError
 from chatloom.errors import ChatloomError
 from chatloom.tokens.joined import JoinedStores
 from chatloom.tokens.mixture_plan import MixtureError, MixtureSettings

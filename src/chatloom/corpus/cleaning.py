@@ -9,16 +9,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from chatloom.corpus.decoding import Undecodable
 from chatloom.corpus.documents import dropped_raw, text_of
 from chatloom.corpus.duplicates import band_keys, shingles, signature, text_hash
-from chatloom.corpus.extraction import Extracted
-from chatloom.corpus.language import detect_language
-from chatloom.corpus.measures import TextView
-from chatloom.corpus.reading import Page
+from chatloom.corpus.extraction.extract import Extracted
+from chatloom.corpus.reading.decoding import Undecodable
+from chatloom.corpus.reading.files import Page
 from chatloom.corpus.record import Document, Dropped, Label, Quarantined
-from chatloom.corpus.rules import RULES, Limits, judge
 from chatloom.corpus.settings import CorpusSettings, rule_limits
+from chatloom.corpus.text.language import detect_language
+from chatloom.corpus.text.measures import TextView
+from chatloom.corpus.text.rules import RULES, Limits, judge
 
 LANGUAGE, RULE = "language", "rules"
 RULE_LABEL = "rule_"  # a rule's measure is the label `rule_<name>`

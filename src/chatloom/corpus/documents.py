@@ -15,10 +15,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from chatloom.corpus.decoding import Undecodable, decode_html
-from chatloom.corpus.extraction import Extracted, Unreadable, extract, tidy
-from chatloom.corpus.parts import slices_of
-from chatloom.corpus.reading import Page, read_slice
+from chatloom.corpus.extraction.extract import Extracted, Unreadable, extract, tidy
+from chatloom.corpus.reading.decoding import Undecodable, decode_html
+from chatloom.corpus.reading.files import Page, read_slice
+from chatloom.corpus.reading.parts import slices_of
 from chatloom.corpus.record import SHARDS, Document, DocumentWriter, Dropped, DroppedWriter, Quarantined
 from chatloom.corpus.settings import ExtractionSettings, ReadingSettings
 from chatloom.corpus.workers import Failure, Workers

@@ -16,7 +16,7 @@ import xxhash
 from chatloom.corpus.documents import DROPPED, QUARANTINE
 from chatloom.corpus.engine.choice import ShardSettings
 from chatloom.corpus.engine.steps import Receipt, Step, Task, total
-from chatloom.corpus.parts import parts_of
+from chatloom.corpus.reading.parts import parts_of
 from chatloom.corpus.record import Document, DocumentWriter, document_files, read_documents
 from chatloom.corpus.settings import ExtractionSettings, ReadingSettings
 from chatloom.errors import ChatloomError

@@ -23,13 +23,13 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from chatloom.corpus.cleaning import RULE_LABEL, Cleaned, dropped_raw
-from chatloom.corpus.funnel import Funnel
-from chatloom.corpus.reading import Page, list_files, read_file
+from chatloom.corpus.reading.files import Page, list_files, read_file
 from chatloom.corpus.record import Document, DocumentWriter, Dropped, DroppedWriter, Quarantined, read_documents
-from chatloom.corpus.rules import RULES
+from chatloom.corpus.selection.funnel import Funnel
 from chatloom.corpus.settings import CorpusSettings
 from chatloom.corpus.split import assign
 from chatloom.corpus.survivors import Copy, Survivors, cluster_sizes
+from chatloom.corpus.text.rules import RULES
 from chatloom.corpus.workers import Failure, Workers
 from chatloom.errors import ChatloomError
 

@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 
 from chatloom.artifact import Artifact
 from chatloom.corpus.columns import ABOUT, read_labelled
-from chatloom.corpus.compression import unpacked_bytes
-from chatloom.corpus.language import detect_language
-from chatloom.corpus.reading import list_files, read_file
+from chatloom.corpus.reading.compression import unpacked_bytes
+from chatloom.corpus.reading.files import list_files, read_file
 from chatloom.corpus.record import SHARDS, SINGLE, Quarantined, document_files
 from chatloom.corpus.split import HELD_OUT, TRAIN, split_value
+from chatloom.corpus.text.language import detect_language
 from chatloom.errors import ChatloomError
 from chatloom.stage import Context, PlanContext
 

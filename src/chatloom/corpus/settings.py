@@ -7,8 +7,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from chatloom.corpus.extraction import Extractor
-from chatloom.corpus.rules import RULES, Limits
+from chatloom.corpus.extraction.extract import Extractor
+from chatloom.corpus.text.rules import RULES, Limits
 from chatloom.settings import Settings, nearest
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]

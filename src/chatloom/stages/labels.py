@@ -110,9 +110,7 @@ def about(item: Chosen, key: str) -> dict[str, Any]:
         "name": item.name,
         "use": item.use,
         "version": labeller.version,
-        "settings": labeller.settings.result()
-        if MODEL not in item.settings
-        else {**item.settings, MODEL: "(artifact)"},
+        "settings": labeller.settings.result(),
         "columns": {name: str(kind) for name, kind in labeller.columns.items()},
         "about": (type(labeller).__doc__ or "").strip().split("\n")[0],
         "key": key,

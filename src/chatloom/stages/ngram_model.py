@@ -15,12 +15,12 @@ from typing import Any, Literal
 from pydantic import Field
 
 from chatloom.artifact import write_json
-from chatloom.corpus.ngram_buckets import Terciles, folder_of, write_bundle
-from chatloom.corpus.ngram_model import F64, NgramModel
-from chatloom.corpus.ngram_training import NgramSettings, NgramTrainer
-from chatloom.corpus.ngram_units import PIECES, Pieces, Words
+from chatloom.corpus.ngrams.buckets import Terciles, folder_of, write_bundle
+from chatloom.corpus.ngrams.model import F64, NgramModel
+from chatloom.corpus.ngrams.training import NgramSettings, NgramTrainer
+from chatloom.corpus.ngrams.units import PIECES, Pieces, Words
+from chatloom.corpus.quality.separation import auc
 from chatloom.corpus.reference_texts import Sample, TextSource, planned_bytes, source_of
-from chatloom.corpus.separation import auc
 from chatloom.corpus.split import HELD_OUT
 from chatloom.errors import ChatloomError
 from chatloom.progress import Progress, progress, say

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 
 from chatloom.artifact import Artifact, write_json
-from chatloom.corpus.expressions import Expression
+from chatloom.corpus.selection.expressions import Expression
 from chatloom.errors import ChatloomError
 from chatloom.evaluation.heldout import heldout_scores
 from chatloom.model.config import TransformerConfig

@@ -17,12 +17,12 @@ import numpy as np
 from pydantic import Field
 
 from chatloom.artifact import write_json
-from chatloom.corpus.ngram_buckets import folder_of
-from chatloom.corpus.quality import F64, write_languages
-from chatloom.corpus.quality_evidence import evidence
-from chatloom.corpus.quality_training import ClassifierSettings, QualityTrainer, Trained
+from chatloom.corpus.ngrams.buckets import folder_of
+from chatloom.corpus.quality.classifier import F64, write_languages
+from chatloom.corpus.quality.evidence import evidence
+from chatloom.corpus.quality.separation import auc, auc_error, brier, calibration_error, log_loss, reliability
+from chatloom.corpus.quality.training import ClassifierSettings, QualityTrainer, Trained
 from chatloom.corpus.reference_texts import Sample, TextSource, planned_bytes, source_of
-from chatloom.corpus.separation import auc, auc_error, brier, calibration_error, log_loss, reliability
 from chatloom.corpus.split import HELD_OUT
 from chatloom.errors import ChatloomError
 from chatloom.progress import progress, say

@@ -20,10 +20,10 @@ from chatloom.artifact import write_json
 from chatloom.corpus.columns import ABOUT
 from chatloom.corpus.engine.choice import EngineSettings, make_engine
 from chatloom.corpus.engine.steps import Step, Task, total
-from chatloom.corpus.funnel import selection_funnel
 from chatloom.corpus.record import document_files
-from chatloom.corpus.selection import SelectionSettings
-from chatloom.corpus.selection_tasks import choose_copies
+from chatloom.corpus.selection.choice import SelectionSettings
+from chatloom.corpus.selection.funnel import selection_funnel
+from chatloom.corpus.selection.tasks import choose_copies
 from chatloom.corpus.split import TRAIN
 from chatloom.errors import ChatloomError
 from chatloom.progress import progress
@@ -54,7 +54,7 @@ def run(context: Context) -> None:
         return [
             Task(
                 shard.stem,
-                f"chatloom.corpus.selection_tasks:{function}",
+                f"chatloom.corpus.selection.tasks:{function}",
                 {
                     "shard": str(shard),
                     "columns": [str(folder / shard.name) for folder in folders],

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from chatloom.corpus.expressions import Expression
+from chatloom.corpus.selection.expressions import Expression
 from chatloom.errors import ChatloomError
 from chatloom.tokens.joined import JoinedStores
 from chatloom.tokens.language_model_rows import rows_batch

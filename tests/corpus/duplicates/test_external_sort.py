@@ -12,7 +12,7 @@ import pytest
 
 from chatloom.corpus.duplicates.external_sort import external_sort, merge, open_runs, partition, sort_records
 from chatloom.corpus.duplicates.runs import KEYS, Run
-from chatloom.corpus.units import U64
+from chatloom.corpus.text.units import U64
 
 
 def sorted_in_memory(records: U64) -> U64:

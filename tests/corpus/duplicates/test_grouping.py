@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from chatloom.corpus.duplicates import books
 from chatloom.corpus.duplicates.grouping import candidate_pairs, followers, later_members, members_of_repeats
-from chatloom.corpus.units import U64
+from chatloom.corpus.text.units import U64
 
 RECORDS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 30)), max_size=40, unique=True).map(sorted)
 CUTS = st.sets(st.integers(1, 39), max_size=12)

@@ -9,7 +9,7 @@ import pytest
 
 from chatloom.corpus.duplicates.external_sort import external_sort, merge, merge_runs, open_runs
 from chatloom.corpus.duplicates.runs import BLOCK, HEADER_BYTES, Run, RunError, RunWriter, first_unsorted
-from chatloom.corpus.units import U64
+from chatloom.corpus.text.units import U64
 
 N = 3 * BLOCK + 17
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from labelling_help import labels
 
-from chatloom.corpus import language
+from chatloom.corpus.text import language
 from chatloom.errors import ChatloomError
 from chatloom.settings import SettingsError
 

@@ -11,8 +11,8 @@ import pytest
 
 from chatloom.corpus.labellers import load_labeller
 from chatloom.corpus.labellers.perplexity import Perplexity, PerplexitySettings
-from chatloom.corpus.ngram_buckets import LanguageModels, Terciles, bundle_files, folder_of, write_bundle
-from chatloom.corpus.ngram_training import NgramTrainer
+from chatloom.corpus.ngrams.buckets import LanguageModels, Terciles, bundle_files, folder_of, write_bundle
+from chatloom.corpus.ngrams.training import NgramTrainer
 from chatloom.corpus.record import Document
 from chatloom.errors import ChatloomError
 

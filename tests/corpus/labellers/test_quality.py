@@ -10,7 +10,7 @@ import pytest
 
 from chatloom.corpus.labellers import load_labeller
 from chatloom.corpus.labellers.quality import Quality, QualitySettings
-from chatloom.corpus.quality import QualityClassifier, classifier_files, pareto_draw, write_languages
+from chatloom.corpus.quality.classifier import QualityClassifier, classifier_files, pareto_draw, write_languages
 from chatloom.corpus.record import Document
 from chatloom.errors import ChatloomError
 

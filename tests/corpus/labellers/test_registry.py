@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from labelling_help import check, labels
 
-from chatloom.corpus.expressions import Expression
 from chatloom.corpus.labellers import LABELLERS, load_labeller
 from chatloom.corpus.labellers.usual import USUAL
 from chatloom.corpus.labelling import SPANS, Labeller
 from chatloom.corpus.record import Document
+from chatloom.corpus.selection.expressions import Expression
 from chatloom.errors import ChatloomError
 
 OWN = '''

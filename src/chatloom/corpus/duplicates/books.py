@@ -25,7 +25,7 @@ from chatloom.corpus.duplicates.places import names
 from chatloom.corpus.duplicates.runs import RunWriter
 from chatloom.corpus.duplicates.sets import Sets
 from chatloom.corpus.duplicates.shingling import Shingles, shingle_rows
-from chatloom.corpus.units import U64
+from chatloom.corpus.text.units import U64
 
 SAMPLES, COUNTS, CONTAINED = "book samples", "book counts", "contained"
 SCALE = 64  # a novel of 500 kB gives about 1,400 samples: a share of 0.9 is estimated to within 0.008

@@ -25,7 +25,7 @@ from chatloom.corpus.duplicates.minhash import jaccard
 from chatloom.corpus.duplicates.near import EDGES
 from chatloom.corpus.duplicates.runs import HEADER_BYTES, U8, RunWriter
 from chatloom.corpus.duplicates.sets import Sets
-from chatloom.corpus.units import I64, U64
+from chatloom.corpus.text.units import I64, U64
 
 CLUSTERS = "clusters"
 EDGES_AT_ONCE = 1 << 16

@@ -33,7 +33,7 @@ from chatloom.corpus.duplicates.runs import RunWriter
 from chatloom.corpus.duplicates.shingling import Located, located_units
 from chatloom.corpus.labelling import SPANS, Labeller
 from chatloom.corpus.record import Document
-from chatloom.corpus.units import I64, batches
+from chatloom.corpus.text.units import I64, batches
 from chatloom.errors import ChatloomError
 from chatloom.settings import Settings
 

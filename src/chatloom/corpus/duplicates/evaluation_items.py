@@ -15,11 +15,11 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from chatloom.corpus import characters
-from chatloom.corpus.compression import SUFFIXES as COMPRESSED
-from chatloom.corpus.compression import Damaged, open_stream
 from chatloom.corpus.duplicates.shingling import ASIAN_SHARE, Ragged, asian_and_letters, located_units, windows
-from chatloom.corpus.units import I64, U64, batches
+from chatloom.corpus.reading.compression import SUFFIXES as COMPRESSED
+from chatloom.corpus.reading.compression import Damaged, open_stream
+from chatloom.corpus.text import characters
+from chatloom.corpus.text.units import I64, U64, batches
 from chatloom.errors import ChatloomError
 
 LINES = (".jsonl", ".ndjson")

@@ -18,7 +18,7 @@ from chatloom.corpus.duplicates.external_sort import MEMORY, external_sort, merg
 from chatloom.corpus.duplicates.grouping import followers
 from chatloom.corpus.duplicates.near import EDGES
 from chatloom.corpus.duplicates.places import names
-from chatloom.corpus.units import U64
+from chatloom.corpus.text.units import U64
 
 HASHES, URLS = "text hashes", "url hashes"
 COLUMNS = ("hash_high", "hash_low", "name")

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from chatloom.corpus.duplicates.runs import BLOCK, KEYS, WORD_BYTES, Run, RunWriter, cut
-from chatloom.corpus.units import U64
+from chatloom.corpus.text.units import U64
 
 MEMORY = 64 << 20  # bytes of records that are worked on at once, unless told otherwise
 

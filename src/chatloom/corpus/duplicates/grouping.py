@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from chatloom.corpus.units import I64, U64
+from chatloom.corpus.text.units import I64, U64
 
 PAIRS_AT_ONCE = 1 << 20
 

@@ -14,7 +14,7 @@ import numpy as np
 from chatloom.corpus.duplicates import minhash
 from chatloom.corpus.duplicates.minhash import Banding, jaccard
 from chatloom.corpus.duplicates.shingling import Ragged, Shingles
-from chatloom.corpus.units import U64
+from chatloom.corpus.text.units import U64
 
 BANDS, ROWS = 14, 8
 PERMUTATIONS = BANDS * ROWS

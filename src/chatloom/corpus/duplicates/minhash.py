@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chatloom.corpus.duplicates.shingling import Ragged, Shingles
-from chatloom.corpus.units import U64, mix
+from chatloom.corpus.text.units import U64, mix
 
 CHUNK = 1 << 14  # shingles hashed at once, one place of the signature after the other: 2 x 64 kB, which stays in cache
 FEW = 1 << 12  # shingles of a single text for which a whole table, places x shingles, is quicker

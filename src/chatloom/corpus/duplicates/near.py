@@ -22,7 +22,7 @@ from chatloom.corpus.duplicates.places import names
 from chatloom.corpus.duplicates.runs import RunWriter
 from chatloom.corpus.duplicates.sets import Sets
 from chatloom.corpus.duplicates.shingling import shingle_rows
-from chatloom.corpus.units import U64, batches
+from chatloom.corpus.text.units import U64, batches
 
 BANDS, PAIRS, WANTED, EDGES = "bands", "pairs", "wanted", "edges"
 BANDING = Banding(20, 5)  # the chapter's choice: docs/duplicates.md has the table

@@ -22,7 +22,7 @@ from chatloom.corpus.duplicates.external_sort import MEMORY, external_sort, merg
 from chatloom.corpus.duplicates.grouping import later_members
 from chatloom.corpus.duplicates.places import ROW_BITS, place
 from chatloom.corpus.duplicates.runs import Run
-from chatloom.corpus.units import U64
+from chatloom.corpus.text.units import U64
 
 Unit = Literal["line", "paragraph"]
 PASSAGES, SEEN = "passages", "seen"

@@ -15,7 +15,7 @@ import xxhash
 from chatloom.corpus.duplicates.external_sort import MEMORY, external_sort, merge, open_runs, partition, same_runs
 from chatloom.corpus.duplicates.grouping import followers
 from chatloom.corpus.duplicates.runs import KEYS, Run
-from chatloom.corpus.units import U64
+from chatloom.corpus.text.units import U64
 from chatloom.errors import ChatloomError
 
 NAMES, LOCATED = "names", "located"

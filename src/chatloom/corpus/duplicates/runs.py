@@ -19,7 +19,7 @@ from typing import BinaryIO, Self
 import numpy as np
 import xxhash
 
-from chatloom.corpus.units import U64
+from chatloom.corpus.text.units import U64
 from chatloom.errors import ChatloomError
 
 FORMAT = "chatloom run 1"

@@ -21,7 +21,7 @@ from chatloom.corpus.duplicates.minhash import Banding
 from chatloom.corpus.duplicates.near import BANDING, MOST_COMPARED
 from chatloom.corpus.duplicates.runs import Run
 from chatloom.corpus.record import Document
-from chatloom.corpus.units import U64
+from chatloom.corpus.text.units import U64
 from chatloom.settings import Settings, runtime
 
 Shard = Callable[[], Iterable[Document]]  # reads the shard's documents from the beginning

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from chatloom.corpus.duplicates.external_sort import external_sort, merge_runs, open_runs
 from chatloom.corpus.duplicates.runs import U8, WORD_BYTES, Run, RunError
 from chatloom.corpus.duplicates.shingling import Shingles, shingle_rows
-from chatloom.corpus.units import U64, batches
+from chatloom.corpus.text.units import U64, batches
 
 SETS = "sets"
 COLUMNS = ("name", "shard", "offset", "count", "hash")

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from chatloom.corpus import characters
-from chatloom.corpus.units import I64, U64, batches, mix, sums
+from chatloom.corpus.text import characters
+from chatloom.corpus.text.units import I64, U64, batches, mix, sums
 
 SHINGLE = 5
 ASIAN_SHARE = 0.3

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from chatloom.corpus.units import I64
+from chatloom.corpus.text.units import I64
 from chatloom.errors import ChatloomError
 
 SEPARATOR = b"\xff"  # occurs in no UTF-8

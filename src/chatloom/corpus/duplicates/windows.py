@@ -20,14 +20,14 @@ from pathlib import Path
 
 import numpy as np
 
-from chatloom.corpus import characters
 from chatloom.corpus.duplicates.external_sort import MEMORY, external_sort, merge, open_runs, partition
 from chatloom.corpus.duplicates.grouping import later_members, members_of_repeats
 from chatloom.corpus.duplicates.passages import Rows
 from chatloom.corpus.duplicates.places import place
 from chatloom.corpus.duplicates.shingling import powers
 from chatloom.corpus.duplicates.substring import spans_of_windows
-from chatloom.corpus.units import U64, mix
+from chatloom.corpus.text import characters
+from chatloom.corpus.text.units import U64, mix
 
 ANCHORS, SHARED, WINDOWS, REPEATS = "anchors", "shared anchors", "windows", "repeats"
 PIECE = 1 << 18  # windows worked on at once

@@ -14,8 +14,8 @@ from pydantic import Field
 from chatloom.corpus.labellers.spans import flatten
 from chatloom.corpus.labellers.terms import Terms
 from chatloom.corpus.labelling import SPANS, Labeller
-from chatloom.corpus.measures import CHARACTER_LANGUAGES
 from chatloom.corpus.record import Document
+from chatloom.corpus.text.measures import CHARACTER_LANGUAGES
 from chatloom.settings import Settings
 
 # A line's last character: "a period, exclamation mark, question mark, or end quotation mark" (section 2.2); and theirs

@@ -8,10 +8,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from chatloom.corpus import characters
 from chatloom.corpus.labellers.url import split_url
 from chatloom.corpus.labelling import Labeller, NoSettings
 from chatloom.corpus.record import Document
+from chatloom.corpus.text import characters
 
 HEADER_CHARACTERS = 6000
 GENERATED_LINES = 10

@@ -9,9 +9,9 @@ import pyarrow as pa
 from pydantic import Field
 
 from chatloom.corpus.labelling import Labeller
-from chatloom.corpus.language import SAMPLE_CHARACTERS, detect_language
-from chatloom.corpus.measures import PARAGRAPH_BREAK
 from chatloom.corpus.record import Document
+from chatloom.corpus.text.language import SAMPLE_CHARACTERS, detect_language
+from chatloom.corpus.text.measures import PARAGRAPH_BREAK
 from chatloom.settings import Settings
 
 

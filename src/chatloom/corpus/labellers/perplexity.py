@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from chatloom.corpus.labelling import Labeller
-from chatloom.corpus.ngram_buckets import LanguageModels, bundle_files
+from chatloom.corpus.ngrams.buckets import LanguageModels, bundle_files
 from chatloom.corpus.record import Document
 from chatloom.settings import Settings, runtime
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from chatloom.corpus.labelling import Labeller
-from chatloom.corpus.quality import QualityClassifier, classifier_files, load_classifiers, pareto_draw
+from chatloom.corpus.quality.classifier import QualityClassifier, classifier_files, load_classifiers, pareto_draw
 from chatloom.corpus.record import Document
 from chatloom.settings import Settings, runtime
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 from chatloom.corpus.cleaning import MEASURED_CHARACTERS, RULE_LABEL
 from chatloom.corpus.labelling import Labeller, NoSettings
 from chatloom.corpus.record import Document
-from chatloom.corpus.rules import RULES, measure_texts
+from chatloom.corpus.text.rules import RULES, measure_texts
 
 
 class Rules(Labeller[NoSettings]):

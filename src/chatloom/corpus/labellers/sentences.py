@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from chatloom.corpus import characters
 from chatloom.corpus.labellers.spans import KIND_OF_SPAN
 from chatloom.corpus.labellers.terms import Terms
 from chatloom.corpus.labelling import SPANS, Labeller
-from chatloom.corpus.measures import CHARACTER_LANGUAGES
 from chatloom.corpus.record import Document
+from chatloom.corpus.text import characters
+from chatloom.corpus.text.measures import CHARACTER_LANGUAGES
 from chatloom.errors import ChatloomError
 from chatloom.settings import Settings
 

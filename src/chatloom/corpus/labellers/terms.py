@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from chatloom.corpus import characters
 from chatloom.corpus.labellers.lists import entries
+from chatloom.corpus.text import characters
 
 Marks = NDArray[np.bool_]
 PREFIX = 3

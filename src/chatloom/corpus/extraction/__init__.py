@@ -1,0 +1,1 @@
+"""HTML -> text, in a process that can be killed."""

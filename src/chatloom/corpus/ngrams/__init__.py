@@ -1,0 +1,1 @@
+"""n-gram language models: trained here, memory-mapped, for perplexity and its buckets."""

@@ -1,0 +1,1 @@
+"""Raw files of any kind -> records, one at a time, whatever their size."""

@@ -1,0 +1,1 @@
+"""What can be counted in a text: characters, units, repetition, the measures of the rules, the language."""
