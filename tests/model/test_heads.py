@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +13,7 @@ from chatloom.errors import ChatloomError
 from chatloom.model.config import TransformerConfig
 from chatloom.model.heads import RewardModel, ValueModel
 from chatloom.model.transformer import Transformer
+from chatloom.tokens.packing import Segment, pack
 
 CONFIG = TransformerConfig(
     vocab_size=60,
@@ -53,8 +54,8 @@ def test_rewards_are_read_at_the_last_real_token_of_each_segment() -> None:
         ]
     )
     torch.testing.assert_close(packed, apart, atol=1e-5, rtol=1e-5)
-    batch = SimpleNamespace(tokens=tokens, positions=positions, segments=segments, segment_row=rows, segment_end=ends)
-    assert torch.equal(model.rewards(batch), packed)
+    batch = pack([Segment(piece.numpy(), np.ones(len(piece))) for piece in pieces], 16, pad_id=0, trim=False)
+    torch.testing.assert_close(model.rewards(batch), packed, atol=1e-5, rtol=1e-5)
 
 
 def test_normalisation_is_folded_into_the_weights_and_composes() -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from chatloom.model.attention import boundaries_of
 from chatloom.model.config import TransformerConfig
 from chatloom.model.heads import RewardModel, ValueModel
 from chatloom.model.transformer import Transformer
@@ -117,6 +118,8 @@ def other_order(segments: list[Segment]) -> list[Batch]:
         flip = batch.tokens.shape[0] - 1
         names = ("tokens", "targets", "positions", "segments", "weights")
         rows = {name: getattr(batch, name).flip(0) for name in names}
+        rows["supervised"] = rows["weights"].flatten().nonzero().squeeze(1)
+        rows["boundaries"] = boundaries_of(rows["segments"])
         found.append(replace(batch, **rows, segment_row=flip - batch.segment_row))
     return found
 

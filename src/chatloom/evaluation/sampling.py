@@ -14,7 +14,6 @@ from chatloom.generation.sampling import Sampling
 from chatloom.objectives.logprobs import full_kl
 from chatloom.progress import progress
 from chatloom.training.bundle import Bundle
-from chatloom.training.forward import supervised_index
 from chatloom.training.rollouts import Answers, answers, batches_of, cells, reward_scores
 
 PROMPTS_AT_ONCE = 512
@@ -164,11 +163,8 @@ def _kls(
     sums = torch.zeros(len(rolled))
     p, q = policy.model, reference.model
     for batch in batches_of(rolled.segments, p.config.max_positions, micro_tokens, policy.vocabulary.pad_id, device):
-        index = supervised_index(batch)
-        hidden = [
-            model(batch.tokens, batch.positions, batch.segments).flatten(0, 1).index_select(0, index)
-            for model in (p, q)
-        ]
+        index = batch.supervised
+        hidden = [model.over(batch).flatten(0, 1).index_select(0, index) for model in (p, q)]
         kl = full_kl(hidden[0], p.unembedding, hidden[1], q.unembedding, temperature=scale)
         where, _ = cells(batch, index, rolled.prompt_lengths)
         sums.index_add_(0, where.cpu(), kl.float().cpu())

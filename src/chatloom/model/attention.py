@@ -1,6 +1,8 @@
 """Grouped-query causal self-attention (Vaswani et al. 2017; Ainslie et al. 2023), with and without a KV cache.
 
-`packed_mask` is made once per forward pass and shared by all layers.
+Which tokens see which is told in one of two ways, made once per forward pass and shared by all layers: an additive mask
+(`packed_mask`), or for the kernels of CUDA the places where segments begin (`boundaries_of`), whose cost does not grow
+with the square of the row.
 """
 
 from __future__ import annotations
@@ -44,6 +46,38 @@ def packed_mask(segments: Tensor, dtype: torch.dtype) -> Tensor:
     return mask.masked_fill_(visible, 0.0).unsqueeze(1)
 
 
+def boundaries_of(segments: Tensor) -> Tensor:
+    """int32 [n + 1]: where each run of equal segment ids of [batch, time] begins in the flattened rows, then their end.
+
+    Padding is a run like any other. Waits for the device; `Batch.boundaries` holds the same, made beforehand.
+    """
+    begins = torch.ones_like(segments, dtype=torch.bool)
+    begins[:, 1:] = segments[:, 1:] != segments[:, :-1]
+    starts = begins.flatten().nonzero().squeeze(1)
+    return torch.cat((starts, starts.new_tensor([segments.numel()]))).to(torch.int32)
+
+
+def takes_boundaries(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether attention runs by boundaries there: FlashAttention's kernels, which are for CUDA and half precision."""
+    return device.type == "cuda" and dtype in (torch.bfloat16, torch.float16)
+
+
+def attend_within(queries: Tensor, keys: Tensor, values: Tensor, boundaries: Tensor, longest: int) -> Tensor:
+    """Causal attention inside the runs that `boundaries` int32 [n + 1] parts; runs of no length are allowed.
+
+    queries [total, heads, head_dim], keys and values [total, kv_heads, head_dim] in half precision on CUDA; no run is
+    longer than `longest`. Dao 2023, FlashAttention-2, through torch.
+    """
+    from torch.nn.attention.varlen import varlen_attn
+
+    shared = queries.shape[1] // keys.shape[1]
+    if shared > 1:
+        keys, values = (item.repeat_interleave(shared, dim=1) for item in (keys, values))
+    mixed = varlen_attn(queries, keys, values, boundaries, boundaries, longest, longest, window_size=(-1, 0))
+    assert isinstance(mixed, Tensor)  # a pair only where more than the result is asked for
+    return mixed
+
+
 class Attention(nn.Module):
     """Queries, keys and values from one matrix, rotated, attended, projected back to the residual stream."""
 
@@ -59,13 +93,26 @@ class Attention(nn.Module):
         )
         self.output = nn.utils.skip_init(nn.Linear, config.attention_size, config.hidden_size, bias=bias)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KeyValueCache | None) -> Tensor:
-        """[batch, time, hidden] -> [batch, time, hidden]. Without a mask, attention is plainly causal."""
+    def forward(
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        mask: Tensor | None,
+        boundaries: Tensor | None,
+        cache: KeyValueCache | None,
+    ) -> Tensor:
+        """[batch, time, hidden] -> [batch, time, hidden]. Without mask and boundaries attention is plainly causal."""
         batch, time, _ = x.shape
         n_turned = self.n_heads + self.n_kv_heads
         heads = self.qkv(x).view(batch, time, n_turned + self.n_kv_heads, self.head_dim)
         turned, values = heads.split((n_turned, self.n_kv_heads), dim=2)
-        queries, keys = rotate(turned, cos, sin).transpose(1, 2).split((self.n_heads, self.n_kv_heads), dim=1)
+        turned = rotate(turned, cos, sin)
+        if boundaries is not None:
+            queries, keys = turned.flatten(0, 1).split((self.n_heads, self.n_kv_heads), dim=1)
+            mixed = attend_within(queries, keys, values.flatten(0, 1), boundaries, time)
+            return self.output(mixed.view(batch, time, -1))
+        queries, keys = turned.transpose(1, 2).split((self.n_heads, self.n_kv_heads), dim=1)
         values = values.transpose(1, 2)
         if cache is not None:
             keys, values = cache.append(self.layer, keys, values)

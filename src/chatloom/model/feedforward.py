@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chatloom.model.config import TransformerConfig
+from chatloom.model.handwritten import by_hand
 
 
 class _SwiGLUFunction(torch.autograd.Function):
@@ -33,10 +34,11 @@ class _SwiGLUFunction(torch.autograd.Function):
 
 def swiglu(gate_up: Tensor) -> Tensor:
     """silu(gate) * up for gate_up [..., 2 * intermediate] -> [..., intermediate]."""
-    if torch.is_grad_enabled():
+    if by_hand(gate_up):
         return _SwiGLUFunction.apply(gate_up)
     gate, up = gate_up.chunk(2, dim=-1)
-    return F.silu(gate).mul_(up)
+    activated = F.silu(gate)
+    return activated * up if torch.is_grad_enabled() else activated.mul_(up)
 
 
 class FeedForward(nn.Module):

@@ -73,7 +73,7 @@ class RewardModel(nn.Module):
 
     def rewards(self, batch: Batch) -> Tensor:
         """Rewards [n_segments] fp32 of all segments of a packed batch."""
-        return self(batch.tokens, batch.positions, batch.segments, batch.segment_row, batch.segment_end)
+        return self.rewards_from_hidden(self.body.over(batch)[batch.segment_row, batch.segment_end])
 
     @torch.no_grad()
     def normalise(self, gain: float, bias: float) -> None:
@@ -124,6 +124,10 @@ class ValueModel(nn.Module):
     def forward(self, tokens: Tensor, positions: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
         """Values [batch, time] fp32, in the unit of the reward, of tokens [batch, time]."""
         return self.values_from_hidden(self.body(tokens, positions, segments))
+
+    def values(self, batch: Batch) -> Tensor:
+        """Values [rows, time] fp32 at every place of a packed batch."""
+        return self.values_from_hidden(self.body.over(batch))
 
     def values_from_hidden(self, hidden: Tensor) -> Tensor:
         """Values [...] fp32 of hidden states [..., hidden]."""

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from chatloom.model.handwritten import by_hand
+
 
 def _normalise(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """x / rms(x) in fp32 (fp64 stays fp64) and the factor 1 / rms(x) of shape [..., 1]."""
@@ -46,10 +48,11 @@ class _RMSNormFunction(torch.autograd.Function):
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """RMS-normalise the last dimension of x [..., hidden]; computed in fp32, returned in x's type."""
-    if x.device.type != "cpu":
-        return F.rms_norm(x, (x.shape[-1],), weight, eps)
-    if torch.is_grad_enabled():
+    if by_hand(x):
         return _RMSNormFunction.apply(x, weight, eps)
+    if torch.is_grad_enabled() or x.device.type != "cpu":
+        with torch.autocast(x.device.type, enabled=False):  # which would widen the result; sums are in fp32 anyway
+            return F.rms_norm(x, (x.shape[-1],), weight.to(x.dtype), eps)
     return _normalise(x, eps)[0].to(x.dtype).mul_(weight)
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from chatloom.model.handwritten import by_hand
+
 
 class RotaryTable:
     """Cosines and signed sines of every position, fp32 whatever type the model's weights are cast to.
@@ -64,6 +66,6 @@ class _RotateFunction(torch.autograd.Function):
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn heads x [batch, time, heads, head_dim] by their positions; cos and sin come from `RotaryTable`."""
-    if torch.is_grad_enabled():
+    if by_hand(x):
         return _RotateFunction.apply(x, cos, sin)
     return _turn(x, cos, sin)

@@ -7,16 +7,18 @@ make them for the positions they need, from `Transformer.unembedding`.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chatloom.model.attention import Attention, KeyValueCache, packed_mask
+from chatloom.model.attention import Attention, KeyValueCache, boundaries_of, packed_mask, takes_boundaries
 from chatloom.model.config import TransformerConfig
 from chatloom.model.feedforward import FeedForward
 from chatloom.model.norms import RMSNorm
 from chatloom.model.positions import RotaryTable
+from chatloom.tokens.packing import Batch
 
 
 class Block(nn.Module):
@@ -29,10 +31,24 @@ class Block(nn.Module):
         self.feedforward_norm = RMSNorm(config.hidden_size, config.norm_eps)
         self.feedforward = FeedForward(config)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KeyValueCache | None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        mask: Tensor | None,
+        boundaries: Tensor | None,
+        cache: KeyValueCache | None,
+    ) -> Tensor:
         """[batch, time, hidden] -> [batch, time, hidden]."""
-        x = x + self.attention(self.attention_norm(x), cos, sin, mask, cache)
+        x = x + self.attention(self.attention_norm(x), cos, sin, mask, boundaries, cache)
         return x + self.feedforward(self.feedforward_norm(x))
+
+
+def _through(block: nn.Module, *inputs: Tensor | None) -> Tensor:
+    """One block on x, cos, sin, mask, boundaries: what is compiled, once for all blocks, as their shapes are equal."""
+    result: Tensor = block(*inputs, None)
+    return result
 
 
 class Transformer(nn.Module):
@@ -52,6 +68,7 @@ class Transformer(nn.Module):
             else nn.utils.skip_init(nn.Linear, config.hidden_size, config.vocab_size, bias=False)
         )
         self._rotary = RotaryTable(config.head_dim, config.max_positions, config.rope_theta)
+        self._through: Callable[..., Tensor] = _through
         if initialise:
             self.initialise(generator)
 
@@ -96,13 +113,15 @@ class Transformer(nn.Module):
         positions: Tensor | None = None,
         segments: Tensor | None = None,
         cache: KeyValueCache | None = None,
+        boundaries: Tensor | None = None,
     ) -> Tensor:
         """Hidden states [batch, time, hidden] after the final norm, of tokens [batch, time].
 
         positions [batch, time]: place of each token in its own segment (counted from 0, or from the cache's end, when
         None). segments [batch, time]: attention is causal and stays inside a segment; -1 is padding, whose hidden
-        states are finite and mean nothing. With None the row is one segment. Raises ValueError when segments and cache
-        are both given, IndexError for a token or position outside the model's range.
+        states are finite and mean nothing. With None the row is one segment. boundaries: what `boundaries_of(segments)`
+        gives, where it is known already. Under autocast the residual stream has autocast's dtype. Raises ValueError
+        when segments and cache are both given, IndexError for a token or position outside the model's range.
         """
         if segments is not None and cache is not None:
             raise ValueError("segments and cache are both given; a cache knows its own padding, so pass segments=None")
@@ -112,14 +131,34 @@ class Transformer(nn.Module):
                 torch.arange(time, device=tokens.device).unsqueeze(0) if cache is None else cache.positions(time)
             )
         x = self.embedding(tokens)
+        if torch.is_autocast_enabled(x.device.type):
+            x = x.to(torch.get_autocast_dtype(x.device.type))
         cos, sin = self._rotary(positions, x.dtype)
-        mask = None
-        if segments is not None:
-            mask = packed_mask(segments, x.dtype)
-        elif cache is not None:
-            mask = cache.mask(time, x.dtype)
-        for block in self.layers:
-            x = block(x, cos, sin, mask, cache)
         if cache is not None:
+            mask = cache.mask(time, x.dtype)
+            for block in self.layers:
+                x = block(x, cos, sin, mask, None, cache)
             cache.advance(time)
+            return self.norm(x)
+        mask = None
+        if segments is None:
+            boundaries = None
+        elif takes_boundaries(x.device, x.dtype):
+            boundaries = boundaries_of(segments) if boundaries is None else boundaries
+        else:
+            mask, boundaries = packed_mask(segments, x.dtype), None
+        for block in self.layers:
+            x = self._through(block, x, cos, sin, mask, boundaries)
         return self.norm(x)
+
+    def over(self, batch: Batch) -> Tensor:
+        """Hidden states [rows, time, hidden] of a packed batch."""
+        hidden: Tensor = self(batch.tokens, batch.positions, batch.segments, boundaries=batch.boundaries)
+        return hidden
+
+    def compile_blocks(self) -> None:
+        """From now on passes without a cache run each block as compiled code: made at the first one, for all blocks.
+
+        Results differ from the uncompiled ones by rounding.
+        """
+        self._through = torch.compile(_through, fullgraph=True)

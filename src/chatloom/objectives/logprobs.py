@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Logits in flight: 2**21 of them (8 MiB in fp32) stay near the processor's caches.
-CHUNK_LOGITS = 2**21
+# Logits in flight: on a CPU 2**21 of them (8 MiB in fp32) stay near the caches; on an accelerator 2**27 (512 MiB)
+# make matrix products large enough.
+CHUNK_LOGITS, ACCELERATOR_CHUNK_LOGITS = 2**21, 2**27
 
 
 def token_logprobs(
@@ -30,14 +31,15 @@ def token_logprobs(
     """Log-probability (nats) of each target; with `with_entropy` also the entropy (nats) of each distribution.
 
     hidden [n, hidden], unembedding [vocab, hidden], targets int64 [n] -> [n], or ([n], [n]), in fp32 (fp64 for fp64
-    inputs). Differentiable once in hidden and unembedding. The product runs in the wider dtype of the two, outside
-    autocast. `chunk_size` in positions (default: about 2 million logits a chunk) changes memory, not the result.
-    Raises ValueError on shapes that do not match or a temperature that is not above 0.
+    inputs). Differentiable once in hidden and unembedding. Logits are sums in fp32 (fp64) of
+    products of factors in the hidden states' dtype where that is half precision, else in the wider of the two; autocast
+    changes nothing. `chunk_size` in positions changes memory, not the result. Raises ValueError on shapes that do not
+    match or a temperature that is not above 0.
     """
     check_shapes(hidden, unembedding, temperature, chunk_size)
     if targets.shape != hidden.shape[:1]:
         raise ValueError(f"targets {list(targets.shape)}, hidden {list(hidden.shape)}: expected one target a position")
-    chunk = chunk_size or automatic_chunk(unembedding.shape[0])
+    chunk = chunk_size or automatic_chunk(unembedding.shape[0], hidden.device)
     logprobs, entropies = _TokenLogprobs.apply(hidden, unembedding, targets, temperature, chunk, with_entropy)
     return (logprobs, entropies) if with_entropy else logprobs
 
@@ -76,7 +78,7 @@ def full_kl(
             f"p has {hidden_p.shape[0]} positions and {unembedding_p.shape[0]} tokens, q {hidden_q.shape[0]} and "
             f"{unembedding_q.shape[0]}; expected the same"
         )
-    chunk = chunk_size or automatic_chunk(unembedding_p.shape[0])
+    chunk = chunk_size or automatic_chunk(unembedding_p.shape[0], hidden_p.device)
     parts = [hidden_p.new_zeros(0, dtype=accurate(hidden_p.dtype))]
     for start in range(0, hidden_p.shape[0], chunk):
         part = slice(start, start + chunk)
@@ -86,9 +88,9 @@ def full_kl(
     return torch.cat(parts)
 
 
-def automatic_chunk(vocab_size: int) -> int:
+def automatic_chunk(vocab_size: int, device: torch.device) -> int:
     """Positions a chunk, so that about `CHUNK_LOGITS` logits exist at once."""
-    return max(16, CHUNK_LOGITS // vocab_size)
+    return max(16, (CHUNK_LOGITS if device.type == "cpu" else ACCELERATOR_CHUNK_LOGITS) // vocab_size)
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -105,13 +107,14 @@ class _TokenLogprobs(torch.autograd.Function):
         with_entropy: bool,
     ) -> tuple[Tensor, Tensor | None]:
         n = hidden.shape[0]
-        dtype = accurate(torch.promote_types(hidden.dtype, unembedding.dtype))
+        narrow = product_dtype(hidden, unembedding)
+        rounded, dtype = unembedding.to(narrow), accurate(narrow)
         norms = hidden.new_empty(n, dtype=dtype)
         logprobs = hidden.new_empty(n, dtype=dtype)
         entropies = hidden.new_empty(n, dtype=dtype) if with_entropy else None
         for start in range(0, n, chunk):
             part = slice(start, start + chunk)
-            z = chunk_logits(hidden[part], unembedding, temperature)
+            z = chunk_logits(hidden[part].to(narrow), rounded, temperature)
             norm = z.logsumexp(-1)
             norms[part] = norm
             logprobs[part] = z.gather(-1, targets[part].unsqueeze(-1)).squeeze(-1) - norm
@@ -119,7 +122,7 @@ class _TokenLogprobs(torch.autograd.Function):
                 z.sub_(norm.unsqueeze(-1))  # -sum p log p: no difference of large numbers, and never below 0
                 entropies[part] = -(z.exp() * z).sum(-1)
         ctx.save_for_backward(hidden, unembedding, targets, norms, entropies)
-        ctx.temperature, ctx.chunk = temperature, chunk
+        ctx.temperature, ctx.chunk, ctx.narrow = temperature, chunk, narrow
         ctx.set_materialize_grads(False)
         return logprobs, entropies
 
@@ -128,30 +131,30 @@ class _TokenLogprobs(torch.autograd.Function):
     def backward(ctx: Any, grad_logprobs: Tensor | None, grad_entropies: Tensor | None) -> tuple[Tensor | None, ...]:
         hidden, unembedding, targets, norms, entropies = ctx.saved_tensors
         wants_hidden, wants_unembedding = ctx.needs_input_grad[:2]
-        wide = torch.promote_types(hidden.dtype, unembedding.dtype)
+        rounded = unembedding.to(ctx.narrow)
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
         grad_unembedding = torch.zeros_like(unembedding, dtype=norms.dtype) if wants_unembedding else None
         if grad_logprobs is None:
             grad_logprobs = torch.zeros_like(norms)
-        with torch.autocast(hidden.device.type, enabled=False):
-            for start in range(0, hidden.shape[0], ctx.chunk):
-                part = slice(start, start + ctx.chunk)
-                z = chunk_logits(hidden[part], unembedding, ctx.temperature).sub_(norms[part].unsqueeze(-1))  # log p
-                grad = grad_logprobs[part].unsqueeze(-1)
-                if grad_entropies is None:
-                    z.exp_().mul_(-grad)
-                else:
-                    p = z.exp()
-                    z.add_(entropies[part].unsqueeze(-1)).mul_(grad_entropies[part].unsqueeze(-1)).add_(grad)
-                    z.mul_(p).neg_()
-                z.scatter_add_(-1, targets[part].unsqueeze(-1), grad)
-                if ctx.temperature != 1.0:
-                    z.div_(ctx.temperature)
-                z = z.to(wide)
-                if grad_hidden is not None:
-                    grad_hidden[part] = (z @ unembedding.to(wide)).to(hidden.dtype)
-                if grad_unembedding is not None:
-                    grad_unembedding += z.t() @ hidden[part].to(wide)
+        for start in range(0, hidden.shape[0], ctx.chunk):
+            part = slice(start, start + ctx.chunk)
+            h = hidden[part].to(ctx.narrow)
+            z = chunk_logits(h, rounded, ctx.temperature).sub_(norms[part].unsqueeze(-1))  # log p
+            grad = grad_logprobs[part].unsqueeze(-1)
+            if grad_entropies is None:
+                z.exp_().mul_(-grad)
+            else:
+                p = z.exp()
+                z.add_(entropies[part].unsqueeze(-1)).mul_(grad_entropies[part].unsqueeze(-1)).add_(grad)
+                z.mul_(p).neg_()
+            z.scatter_add_(-1, targets[part].unsqueeze(-1), grad)
+            if ctx.temperature != 1.0:
+                z.div_(ctx.temperature)
+            z = z.to(ctx.narrow)
+            if grad_hidden is not None:
+                grad_hidden[part] = product(z, rounded)
+            if grad_unembedding is not None:
+                grad_unembedding += product(z.t(), h)
         if grad_unembedding is not None:
             grad_unembedding = grad_unembedding.to(unembedding.dtype)
         return grad_hidden, grad_unembedding, None, None, None, None
@@ -162,11 +165,24 @@ def accurate(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def product_dtype(hidden: Tensor, unembedding: Tensor) -> torch.dtype:
+    """What the factors of logits are rounded to: half precision where the hidden states have it, else the wider."""
+    half = hidden.dtype in (torch.bfloat16, torch.float16)
+    return hidden.dtype if half else torch.promote_types(hidden.dtype, unembedding.dtype)
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """a [n, k] @ b [k, m] of one dtype, in fp32 for half precision: its sums are made in fp32 and not rounded."""
+    with torch.autocast(a.device.type, enabled=False):
+        if a.dtype not in (torch.bfloat16, torch.float16):
+            return a @ b
+        return torch.mm(a, b, out_dtype=torch.float32) if a.device.type == "cuda" else a.float() @ b.float()
+
+
 def chunk_logits(hidden: Tensor, unembedding: Tensor, temperature: float) -> Tensor:
     """Logits / temperature of some positions, [n, vocab], in fp32 or fp64."""
-    wide = torch.promote_types(hidden.dtype, unembedding.dtype)
-    with torch.autocast(hidden.device.type, enabled=False):
-        z = (hidden.to(wide) @ unembedding.to(wide).t()).to(accurate(wide))
+    narrow = product_dtype(hidden, unembedding)
+    z = product(hidden.to(narrow), unembedding.to(narrow).t())
     return z if temperature == 1.0 else z.div_(temperature)
 
 

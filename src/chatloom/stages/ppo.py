@@ -133,7 +133,7 @@ class PpoLoss:
             table[where].to(device) for table in (data.old_logprobs, data.advantages, data.returns, data.old_values)
         )
         policy = policy_loss(scored.logprobs, old, advantages, clip_low=choice.clip_range, clip_high=choice.clip_range)
-        values = self.critic(batch.tokens, batch.positions, batch.segments).flatten().index_select(0, scored.index)
+        values = self.critic.values(batch).flatten().index_select(0, scored.index)
         critic, clipped = value_loss(values, old_values, returns, clip=choice.value_clip)
         losses = choice.value_coefficient * critic + self.policy_weight * (
             policy.losses - choice.entropy_coefficient * scored.entropies

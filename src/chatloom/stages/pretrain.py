@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,15 +23,18 @@ from chatloom.progress import say
 from chatloom.settings import Settings
 from chatloom.stage import Context, Input, Plan, PlanContext, Stage
 from chatloom.tokens.mixture_plan import MixtureError, MixtureSettings, check_names
+from chatloom.tokens.packing import Batch
 from chatloom.tokens.vocabulary import Vocabulary
+from chatloom.training.ahead import Ahead
 from chatloom.training.bundle import Bundle, load_bundle, save_bundle
 from chatloom.training.checkpoints import State
 from chatloom.training.costs import UNKNOWN_MODEL, planned_config, training_plan
 from chatloom.training.forward import NextTokenLoss
 from chatloom.training.loop import Trainer
+from chatloom.training.meter import Meter
 from chatloom.training.optimizers import ScheduledAdamW
 from chatloom.training.pretraining_data import PretrainingData, open_stores, pretraining_data
-from chatloom.training.session import n_parameters, resolve_device, train
+from chatloom.training.session import n_parameters, resolve_device, train, wants_compiled
 from chatloom.training.settings import LoopSettings, OptimizerSettings
 
 EXTENSION = "extension.json"  # what `extend-model` leaves beside a model
@@ -95,25 +99,38 @@ def run(context: Context) -> None:
     trainer = Trainer({"model": model}, optimizer, settings.loop.max_skips, settings.precision)
     new_rows_first = _NewRowsFirst(context, model, optimizer)
     loss = NextTokenLoss(model)
-    rows_at_once = max(1, settings.loop.micro_batch_tokens // config.max_positions)
+    compiled = wants_compiled(settings.loop, device)
+    if compiled:
+        model.compile_blocks()
+    rows_at_once = _rows_at_once(settings, config.max_positions, equal=compiled)
+    meter = Meter(device, settings.precision, config.flops_per_token(config.max_positions))
 
-    def step(index: int) -> dict[str, float]:
-        new_rows_first(index)
-        batches = [batch.to(device) for batch in data.batches(index, rows_at_once, vocabulary.pad_id)]
-        return {**trainer.update(batches, loss), "tokens": sum(batch.n_tokens for batch in batches)}
+    def read(index: int) -> list[Batch]:
+        batches = data.batches(index, rows_at_once, vocabulary.pad_id, trim=not compiled)
+        return [batch.pinned() for batch in batches] if device.type == "cuda" else batches
 
-    train(
-        context,
-        trainer,
-        data.n_steps,
-        step,
-        loop=settings.loop,
-        kind="model",
-        write_model=lambda target: save_bundle(target, bundle),
-        load_model=lambda source: _reload(model, source),
-        extra_state=lambda: State({"data": data.state(trainer.updates)}, {}),
-        load_extra=lambda state: data.check_state(trainer.updates, state.values["data"]),
-    )
+    with Ahead(read, data.n_steps) as ahead:
+
+        def step(index: int) -> dict[str, float]:
+            started = time.perf_counter()
+            new_rows_first(index)
+            batches, waited = ahead.take(index)
+            metrics = trainer.update([batch.to(device) for batch in batches], loss)
+            tokens = sum(batch.n_tokens for batch in batches)
+            return {**metrics, "tokens": tokens, **meter.rates(tokens, time.perf_counter() - started, waited)}
+
+        train(
+            context,
+            trainer,
+            data.n_steps,
+            step,
+            loop=settings.loop,
+            kind="model",
+            write_model=lambda target: save_bundle(target, bundle),
+            load_model=lambda source: _reload(model, source),
+            extra_state=lambda: State({"data": data.state(trainer.updates)}, {}),
+            load_extra=lambda state: data.check_state(trainer.updates, state.values["data"]),
+        )
     context.metrics.update(
         parameters=n_parameters({"model": model}),
         rows=data.n_rows,
@@ -121,6 +138,14 @@ def run(context: Context) -> None:
         heldout=heldout_scores(folders, data.documents, bundle, device),
     )
     write_json(context.path / "heldout.json", context.metrics["heldout"])
+
+
+def _rows_at_once(settings: PretrainSettings, row_length: int, *, equal: bool) -> int:
+    """Rows of a micro-batch; with `equal` all of a step's have as many, since each size is compiled for itself."""
+    most = max(1, settings.loop.micro_batch_tokens // row_length)
+    if not equal or most >= settings.batch_rows:
+        return most
+    return next(n for n in range(most, 0, -1) if settings.batch_rows % n == 0)
 
 
 def _beginning(context: Context, vocabulary: Vocabulary) -> Bundle:

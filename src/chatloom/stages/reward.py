@@ -26,7 +26,6 @@ from chatloom.tokens.packing import Batch
 from chatloom.training.bundle import Bundle, load_bundle, save_bundle
 from chatloom.training.costs import model_plan, texts_of
 from chatloom.training.data import Example, ExampleStream, check_rejected, pack_examples, preference_examples
-from chatloom.training.forward import supervised_index
 from chatloom.training.loop import Terms, Trainer
 from chatloom.training.optimizers import ScheduledAdamW
 from chatloom.training.rollouts import answers, batches_of, reward_scores
@@ -73,7 +72,7 @@ class RankingLoss:
 
     def __call__(self, batch: Batch) -> Terms:
         """Sum of the prompts' losses in nats, and how many pairs were ranked right."""
-        hidden = self.model.body(batch.tokens, batch.positions, batch.segments)
+        hidden = self.model.body.over(batch)
         scores = self.model.rewards_from_hidden(hidden[batch.segment_row, batch.segment_end])
         ranks = _ranks(batch)
         margin = batch.scalars.get("margin")
@@ -100,7 +99,7 @@ class RankingLoss:
 
     def _best_answers_nll(self, batch: Batch, hidden: Tensor, ranks: Tensor) -> Tensor:
         """Sum over prompts of the mean nats a token of the best answer (regulariser of N+ and of InstructGPT's ptx)."""
-        index = supervised_index(batch)
+        index = batch.supervised
         segments = batch.segments.flatten().index_select(0, index)
         best = ranks.index_select(0, segments) == 0
         index, segments = index[best], segments[best]

@@ -49,7 +49,9 @@ class Plain:
         return np.ones(len(self._documents[document][start:end]), dtype=np.float32)
 
 
-def rows_batch(documents: Documents, rows: Iterable[Sequence[Piece]], row_length: int, pad_id: int) -> Batch:
+def rows_batch(
+    documents: Documents, rows: Iterable[Sequence[Piece]], row_length: int, pad_id: int, *, trim: bool = True
+) -> Batch:
     """The packed batch of some rows, given by their pieces; a segment's `group` is its document's number."""
     segments: list[Segment] = []
     layout: list[list[int]] = []
@@ -60,4 +62,4 @@ def rows_batch(documents: Documents, rows: Iterable[Sequence[Piece]], row_length
             segments.append(
                 Segment(documents.read(document, start, end), documents.weights(document, start, end), group=document)
             )
-    return build(segments, layout, row_length, pad_id)
+    return build(segments, layout, row_length, pad_id, trim=trim)

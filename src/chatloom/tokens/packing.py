@@ -7,7 +7,7 @@ Best-fit decreasing: longest first, each into the fullest row that still has roo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -57,6 +57,8 @@ class Batch:
     tokens, targets, positions, segments: int64 [rows, time]; weights: float32 [rows, time].
     targets[r, t] is the token after t in the same segment, weights[r, t] its supervised weight; at a segment's last
     token and in padding the weight is 0 and the target pad_id. `segments` indexes the segment table, -1 in padding.
+    supervised int64 [n]: places in the flattened rows whose weight is not 0. boundaries int32: where segments (and
+    padding) begin in the flattened rows, then their end, which is repeated up to a power of two.
     Segment table: row, start and end (position of the LAST token): int64 [n_segments]; scalars: float32 [n_segments].
     """
 
@@ -65,6 +67,8 @@ class Batch:
     positions: torch.Tensor
     segments: torch.Tensor
     weights: torch.Tensor
+    supervised: torch.Tensor
+    boundaries: torch.Tensor
     segment_row: torch.Tensor
     segment_start: torch.Tensor
     segment_end: torch.Tensor
@@ -85,12 +89,19 @@ class Batch:
         return 1.0 - self.n_tokens / self.tokens.numel()
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on another device."""
-        moved: dict[str, Any] = {
-            name: value.to(device) for name, value in vars(self).items() if isinstance(value, torch.Tensor)
+        """The same batch on another device; from pinned memory without waiting for the copy."""
+        return self._each(lambda value: value.to(device, non_blocking=value.is_pinned()))
+
+    def pinned(self) -> Batch:
+        """The same batch in memory that CUDA copies from while it computes."""
+        return self._each(torch.Tensor.pin_memory)
+
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        changed: dict[str, Any] = {
+            name: change(value) for name, value in vars(self).items() if isinstance(value, torch.Tensor)
         }
-        moved["scalars"] = {name: value.to(device) for name, value in self.scalars.items()}
-        return replace(self, **moved)
+        changed["scalars"] = {name: change(value) for name, value in self.scalars.items()}
+        return replace(self, **changed)
 
 
 def pack(
@@ -189,6 +200,8 @@ def build(
         positions=torch.from_numpy(positions),
         segments=torch.from_numpy(owner),
         weights=torch.from_numpy(weights),
+        supervised=torch.from_numpy(np.flatnonzero(weights)),
+        boundaries=torch.from_numpy(_boundaries(table, used, time)),
         segment_row=torch.from_numpy(table[0].copy()),
         segment_start=torch.from_numpy(table[1].copy()),
         segment_end=torch.from_numpy(table[2].copy()),
@@ -201,6 +214,16 @@ def build(
         n_tokens=sum(used),
         total_weight=float(weights.sum(dtype=np.float64)),
     )
+
+
+def _boundaries(table: np.ndarray, used: Sequence[int], time: int) -> np.ndarray:
+    """See `Batch`; few lengths of the array, so that what is compiled for one is soon compiled for all."""
+    padding = [row * time + size for row, size in enumerate(used) if size < time]
+    starts = np.sort(np.concatenate((table[0] * time + table[1], np.array(padding, dtype=np.int64))))
+    size = 1 << int(np.ceil(np.log2(len(starts) + 1)))
+    boundaries = np.full(size, len(used) * time, dtype=np.int32)
+    boundaries[: len(starts)] = starts
+    return boundaries
 
 
 def _groups(segments: Sequence[Segment]) -> list[list[int]]:

@@ -16,6 +16,8 @@ from chatloom.objectives.logprobs import token_logprobs
 from chatloom.tokens.packing import Batch
 from chatloom.training.loop import Terms
 
+MOSTLY = 0.9
+
 
 @dataclass
 class Scored:
@@ -36,11 +38,6 @@ class Scored:
         return torch.zeros(n_segments, dtype=values.dtype, device=values.device).index_add(0, self.segments, values)
 
 
-def supervised_index(batch: Batch) -> Tensor:
-    """Flat positions [n] in [rows * time] whose target carries weight."""
-    return batch.weights.flatten().nonzero().squeeze(1)
-
-
 def score(
     model: Transformer,
     batch: Batch,
@@ -51,8 +48,8 @@ def score(
 ) -> Scored:
     """Log-probability of every supervised target of a batch under `logits / temperature`, in nats."""
     if hidden is None:
-        hidden = model(batch.tokens, batch.positions, batch.segments)
-    index = supervised_index(batch)
+        hidden = model.over(batch)
+    index = batch.supervised
     rows = hidden.flatten(0, 1).index_select(0, index)
     targets = batch.targets.flatten().index_select(0, index)
     result = token_logprobs(rows, model.unembedding, targets, temperature=temperature, with_entropy=with_entropy)
@@ -88,12 +85,11 @@ class NextTokenLoss:
 
     def __call__(self, batch: Batch) -> Terms:
         """Weighted sum over one micro-batch."""
-        hidden = self.model(batch.tokens, batch.positions, batch.segments).flatten(0, 1)
-        index = supervised_index(batch)
-        sums = language_model_loss(
-            hidden.index_select(0, index),
-            self.model.unembedding,
-            batch.targets.flatten().index_select(0, index),
-            batch.weights.flatten().index_select(0, index),
-        )
-        return Terms(sums.total)
+        hidden = self.model.over(batch).flatten(0, 1)
+        targets, weights = batch.targets.flatten(), batch.weights.flatten()
+        index = batch.supervised
+        # A weight of 0 adds nothing, so where it is rare all places are taken, and every batch has the same shapes.
+        if hidden.device.type == "cpu" or len(index) < MOSTLY * len(hidden):
+            hidden = hidden.index_select(0, index)
+            targets, weights = targets.index_select(0, index), weights.index_select(0, index)
+        return Terms(language_model_loss(hidden, self.model.unembedding, targets, weights).total)

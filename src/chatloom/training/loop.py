@@ -41,6 +41,15 @@ class Terms:
     total: Tensor
     sums: dict[str, tuple[Tensor | float, Tensor | float]] = field(default_factory=dict)
 
+    def detached(self) -> Terms:
+        """The same numbers without what led to them."""
+        plain = {name: (_detached(value), _detached(share)) for name, (value, share) in self.sums.items()}
+        return Terms(self.total.detach(), plain)
+
+
+def _detached(value: Tensor | float) -> Tensor | float:
+    return value.detach() if isinstance(value, Tensor) else value
+
 
 class Objective(Protocol):
     """A loss over micro-batches; `weight` is known before any forward pass, so that the whole step is normalised."""
@@ -85,21 +94,25 @@ class Trainer:
         if not weight > 0:
             return self._skip("no supervised token in the whole step")
         self.optimizer.zero_grad()
-        sums: dict[str, list[float]] = {}
-        loss = 0.0
+        parts: list[Terms] = []
         for batch in batches:
             device = batch.tokens.device.type
             with torch.autocast(device, torch.bfloat16) if self.precision == "bf16" else contextlib.nullcontext():
                 terms = objective(batch)
             (terms.total / weight).backward()
-            loss += float(terms.total.detach()) / weight
+            parts.append(terms.detached())
+        # Only here is the device waited for: all its work of this step is queued by now.
+        clipped = self.optimizer.clip()
+        loss, sums = 0.0, dict[str, list[float]]()
+        for terms in parts:
+            loss += float(terms.total) / weight
             for name, (value, share) in terms.sums.items():
                 entry = sums.setdefault(name, [0.0, 0.0])
                 entry[0] += float(value)
                 entry[1] += float(share)
         if not math.isfinite(loss):
             return self._skip(f"the loss is {loss}")
-        norms = {label: float(norm) for label, norm in self.optimizer.clip().items()}
+        norms = {label: float(norm) for label, norm in clipped.items()}
         if not all(math.isfinite(norm) for norm in norms.values()):
             return self._skip(f"the gradient norm is {norms}")
         self.optimizer.step(self.updates)

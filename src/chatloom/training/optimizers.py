@@ -70,11 +70,11 @@ class ScheduledAdamW:
     def step(self, step: int) -> None:
         """One update with the learning rates of `step`, which counts the updates from 0."""
         states = self.optimizer.state
-        done = int(next(iter(states.values()))["step"]) if states else 0
         for group in self.optimizer.param_groups:
             choice = self.settings[group["label"]]
             group["lr"] = self.rate(group["label"], step)
             if choice.eps_style == "tf":
+                done = int(next(iter(states.values()))["step"]) if states else 0
                 # TensorFlow adds epsilon to sqrt(v) before the bias correction: the same as a larger epsilon early on.
                 group["eps"] = choice.eps / math.sqrt(1.0 - choice.betas[1] ** (done + 1))
         self.optimizer.step()

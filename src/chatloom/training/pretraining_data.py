@@ -64,11 +64,11 @@ class PretrainingData:
         """The rows of an optimizer step."""
         return self.mixture.step(step, self.batch_rows)
 
-    def batches(self, step: int, rows_at_once: int, pad_id: int) -> list[Batch]:
-        """The packed micro-batches of an optimizer step, of at most `rows_at_once` rows each."""
+    def batches(self, step: int, rows_at_once: int, pad_id: int, *, trim: bool = True) -> list[Batch]:
+        """The packed micro-batches of an optimizer step, of at most `rows_at_once` rows each; trim: as in `pack`."""
         pieces = [self.mixture.pieces(row) for row in self.rows(step)]
         return [
-            rows_batch(self.documents, pieces[first : first + rows_at_once], self.row_length, pad_id)
+            rows_batch(self.documents, pieces[first : first + rows_at_once], self.row_length, pad_id, trim=trim)
             for first in range(0, len(pieces), rows_at_once)
         ]
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from chatloom.model.heads import RewardModel, ValueModel
 from chatloom.model.transformer import Transformer
 from chatloom.tokens.packing import Batch, Segment, micro_batches
-from chatloom.training.forward import score, supervised_index
+from chatloom.training.forward import score
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,8 @@ def value_table(critic: ValueModel, rolled: Answers, batches: Sequence[Batch]) -
     """The critic's value [n, time] (CPU) of the state before each answer token."""
     table = torch.zeros_like(rolled.sampler_logprobs)
     for batch in batches:
-        index = supervised_index(batch)
-        values = critic(batch.tokens, batch.positions, batch.segments).flatten().index_select(0, index)
+        index = batch.supervised
+        values = critic.values(batch).flatten().index_select(0, index)
         where = tuple(item.cpu() for item in cells(batch, index, rolled.prompt_lengths))
         table[where] = values.float().cpu()
     return table

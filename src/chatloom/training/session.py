@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import nn
 
 from chatloom.artifact import fsync_file, write_json
 from chatloom.errors import ChatloomError
+from chatloom.progress import say
 from chatloom.stage import Context
 from chatloom.training import checkpoints
 from chatloom.training.checkpoints import State
@@ -39,6 +41,18 @@ def resolve_device(name: str) -> torch.device:
     if not present.get(device.type, False):
         raise ChatloomError(f"device: `{name}` is not available on this machine; use auto or cpu")
     return device
+
+
+def wants_compiled(loop: LoopSettings, device: torch.device) -> bool:
+    """Whether to compile; raises ChatloomError where it was asked for and Triton, which does it on CUDA, is missing."""
+    if loop.compile == "off" or (loop.compile == "auto" and device.type != "cuda"):
+        return False
+    if device.type == "cuda" and find_spec("triton") is None:
+        if loop.compile == "on":
+            raise ChatloomError("loop.compile is on, and the package triton is not installed; install it or use off")
+        say("triton is not installed: blocks run uncompiled, at about half the speed")
+        return False
+    return True
 
 
 def train(

@@ -35,4 +35,7 @@ class LoopSettings(Settings):
     checkpoint_every: int = runtime(0, ge=0, description="checkpoint after this many steps; 0: by time alone")
     checkpoint_seconds: float = runtime(60.0, gt=0, description="checkpoint at least this often")
     keep_checkpoints: int = runtime(2, ge=2, description="how many of the newest checkpoints stay")
+    compile: Literal["auto", "on", "off"] = runtime(
+        "auto", description="compiled blocks: from the first pass faster, which takes seconds; auto: on CUDA"
+    )
     max_skips: int = runtime(5, ge=0, description="stop after this many skipped steps in a row")

@@ -1,0 +1,46 @@
+"""How well a step used its machine: share of the measured matrix rate, share of time spent on data, peak memory."""
+
+from __future__ import annotations
+
+import resource
+import sys
+
+import torch
+
+from chatloom.scaling.speed import measured_matmul_rate
+
+# An accelerator's rate is that of large products; a processor's is reached by small ones already.
+ACCELERATOR_SIZE, PROCESSOR_SIZE = 8192, 512
+
+
+class Meter:
+    """Rates of training steps on `device`.
+
+    flops_per_token: FLOPs of forward and backward; `precision` is the one that products run in, fp32 or bf16.
+    """
+
+    def __init__(self, device: torch.device, precision: str, flops_per_token: float) -> None:
+        self._device, self._flops = device, flops_per_token
+        accelerated = device.type == "cuda"
+        self.peak = measured_matmul_rate(
+            size=ACCELERATOR_SIZE if accelerated else PROCESSOR_SIZE,
+            seconds=0.3 if accelerated else 0.05,
+            device=str(device),
+            dtype=torch.bfloat16 if precision == "bf16" and accelerated else torch.float32,
+        )
+        if accelerated:
+            torch.cuda.reset_peak_memory_stats(device)
+
+    def rates(self, tokens: int, seconds: float, waited: float) -> dict[str, float]:
+        """Of one step: `mfu` (model FLOPs utilisation: Chowdhery et al. 2022, PaLM, appendix B, but of the rate that
+        was measured here), `data_wait` (share of the seconds), `memory` (bytes at the highest so far)."""
+        return {
+            "mfu": self._flops * tokens / (seconds * self.peak),
+            "data_wait": waited / seconds,
+            "memory": float(self._memory()),
+        }
+
+    def _memory(self) -> int:
+        if self._device.type == "cuda":
+            return int(torch.cuda.max_memory_allocated(self._device))
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
