@@ -3,11 +3,11 @@
     python benchmarks/gpu_pretrain.py [--sizes 124m,350m,750m] [--repeats 5] [--write]
 
 bf16 autocast over fp32 weights, AdamW (fused), gradient clipping, rows of 2,048 tokens, vocabulary 32,768, on both
-sides. transformers runs as one would at its best here: compiled whole, SDPA attention, rows filled by documents one
-after the other. chatloom runs the same full rows, and rows of packed documents whose attention stays inside each
-document. Two micro-batches make an optimizer step. FLOPs are counted as `TransformerConfig.flops_per_token` does and
-divided by the rate of [8192, 8192] products measured just before. Numerics: loss and gradient on this device against
-those of the processor in fp32.
+sides. transformers runs SDPA attention over full rows, compiled layer by layer, which lets it take causal kernels (and
+at 750m also compiled whole, which does not). chatloom runs the same full rows, and rows of packed documents whose
+attention stays inside each document. Two micro-batches make an optimizer step. FLOPs are those of the weights and of
+the keys that tokens see, divided by the rate of [8192, 8192] products measured just before. Numerics: loss and gradient
+on this device against those of the processor in fp32.
 """
 
 from __future__ import annotations
@@ -15,13 +15,11 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -43,7 +41,8 @@ ROW, VOCAB, PAD = 2048, 32_768, 0
 # hidden, layers, heads, intermediate, rows of a micro-batch
 SIZES = {"124m": (768, 12, 12, 2048, 32), "350m": (1024, 24, 16, 2816, 16), "750m": (1536, 24, 12, 4096, 16)}
 MICRO_BATCHES = 2
-SIDES = ("transformers", "chatloom", "chatloom packed")
+BY_LAYERS = ("transformers by layers", "chatloom", "chatloom packed")
+SIDES = {"124m": BY_LAYERS, "350m": BY_LAYERS, "750m": (*BY_LAYERS, "transformers")}  # the whole: a minute to compile
 
 
 def config_of(size: str) -> TransformerConfig:
@@ -78,9 +77,9 @@ def trainer_of(model: torch.nn.Module) -> Trainer:
 
 def ours(size: str, *, documents: bool) -> Callable[[], None]:
     """One optimizer step of chatloom."""
-    with torch.device("cuda"):
-        model = Transformer(config_of(size), initialise=False)
-    model.to("cuda").initialise(torch.Generator().manual_seed(0))
+    model = Transformer(config_of(size), initialise=False).to("cuda")
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, 1.0 if parameter.ndim == 1 else 0.0, 0.02)
     model.compile_blocks()
     trainer, loss = trainer_of(model), NextTokenLoss(model)
     rows = SIZES[size][-1]
@@ -88,8 +87,8 @@ def ours(size: str, *, documents: bool) -> Callable[[], None]:
     return lambda: void(trainer.update([batch.to("cuda") for batch in host], loss))
 
 
-def theirs(size: str) -> Callable[[], None]:
-    """One optimizer step of the plain loop around transformers' Llama."""
+def theirs(size: str, *, layers_apart: bool) -> Callable[[], None]:
+    """One optimizer step of the plain loop around transformers' Llama, compiled whole or layer by layer."""
     import transformers
 
     hidden, layers, heads, intermediate, rows = SIZES[size]
@@ -104,7 +103,11 @@ def theirs(size: str) -> Callable[[], None]:
     plain = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": decayed, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=1e-4, betas=(0.9, 0.95), fused=True)
-    compiled = torch.compile(model)
+    if layers_apart:
+        for layer in model.model.layers:
+            layer.compile()
+    else:
+        model.compile()
     host = [batch_of(rows, documents=False, seed=i).tokens.pin_memory() for i in range(MICRO_BATCHES)]
 
     def step() -> None:
@@ -113,7 +116,7 @@ def theirs(size: str) -> Callable[[], None]:
         for tokens in host:
             tokens = tokens.to("cuda", non_blocking=True)
             with torch.autocast("cuda", torch.bfloat16):
-                loss = compiled(input_ids=tokens, labels=tokens).loss / MICRO_BATCHES
+                loss = model(input_ids=tokens, labels=tokens).loss / MICRO_BATCHES
             loss.backward()
             total += loss.detach()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -128,12 +131,17 @@ def void(_: Any) -> None:
 
 
 def measure_side(size: str, side: str, repeats: int) -> dict[str, float]:
-    """Seconds of a step (median) and of the first one (it compiles), and memory at the highest, in this process."""
+    """Seconds of a step (median) and of the first one (it compiles), and memory at the highest."""
+    gc.collect()
+    torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    step = theirs(size) if side == "transformers" else ours(size, documents=side.endswith("packed"))
+    torch._dynamo.reset()
+    if side.startswith("transformers"):
+        step = theirs(size, layers_apart=side.endswith("by layers"))
+    else:
+        step = ours(size, documents=side.endswith("packed"))
     started = time.perf_counter()
     step()
-    torch.cuda.synchronize()
     first = time.perf_counter() - started
     step()
     times = []
@@ -142,44 +150,43 @@ def measure_side(size: str, side: str, repeats: int) -> dict[str, float]:
         step()
         torch.cuda.synchronize()
         times.append(time.perf_counter() - started)
-    del step
-    gc.collect()
     return {
         "seconds": statistics.median(times),
+        "spread": round(max(times) / min(times) - 1, 4),
         "first_seconds": round(first, 1),
         "memory_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2),
     }
 
 
-def in_own_process(size: str, side: str, repeats: int) -> dict[str, float]:
-    """`measure_side` in a fresh interpreter, so that sides share neither memory nor compiled code."""
-    command = [sys.executable, __file__, "--one", f"{size}/{side}", "--repeats", str(repeats)]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
-    if done.returncode:
-        raise SystemExit(f"{size} {side}:\n{done.stderr[-3000:]}")
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+def mean_keys(documents: bool) -> float:
+    """Keys that a token sees on average: half a row, or half of what its document has."""
+    if not documents:
+        return (ROW + 1) / 2
+    batch = batch_of(64, documents=True, seed=0)
+    return float(batch.positions.float().mean()) + 1
 
 
-def measure(size: str, repeats: int, rounds: int, peak: float) -> dict[str, Any]:
-    """All sides of one size in turn, `rounds` times; medians over the rounds."""
+def measure(size: str, sides: Sequence[str], repeats: int, peak: float) -> dict[str, Any]:
+    """All sides of one size, one after the other."""
     config = config_of(size)
     tokens = MICRO_BATCHES * SIZES[size][-1] * ROW
-    runs: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
-    for _ in range(rounds):
-        for side in SIDES:
-            runs[side].append(in_own_process(size, side, repeats))
-    rates = {side: tokens / statistics.median(run["seconds"] for run in found) for side, found in runs.items()}
-    flops = config.flops_per_token(ROW)
+    found = {side: measure_side(size, side, repeats) for side in sides}
+    rates = {side: tokens / run["seconds"] for side, run in found.items()}
+    # flops_per_token takes a context and halves it
+    flops = {side: config.flops_per_token(round(2 * mean_keys(side.endswith("packed")) - 1)) for side in sides}
+    rivals = [side for side in sides if side.startswith("transformers")]
+    best = max(rates[side] for side in rivals)
     return {
         "size": size,
         "parameters": config.n_parameters(),
         "tokens_per_step": tokens,
+        "matmul_tflops": round(peak / 1e12, 1),
         "tokens_per_second": {side: round(rate) for side, rate in rates.items()},
-        "mfu": {side: round(flops * rate / peak, 4) for side, rate in rates.items()},
-        "ratio": {side: round(rates[side] / rates["transformers"], 3) for side in SIDES[1:]},
-        "memory_gb": {side: found[-1]["memory_gb"] for side, found in runs.items()},
-        "first_step_seconds": {side: found[0]["first_seconds"] for side, found in runs.items()},
+        "mfu": {side: round(flops[side] * rate / peak, 4) for side, rate in rates.items()},
+        "ratio_to_best_transformers": {s: round(rates[s] / best, 3) for s in sides if s not in rivals},
+        "spread": {side: run["spread"] for side, run in found.items()},
+        "memory_gb": {side: run["memory_gb"] for side, run in found.items()},
+        "first_step_seconds": {side: run["first_seconds"] for side, run in found.items()},
     }
 
 
@@ -217,17 +224,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default=",".join(SIZES))
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--one", default="", help="size/side: only this, in this process")
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     if not torch.cuda.is_available():
         print("no CUDA device here: nothing is measured")
-        return
-    if options.one:
-        size, _, side = options.one.partition("/")
-        print(json.dumps(measure_side(size, side, options.repeats)))
         return
     import transformers
 
@@ -245,9 +246,7 @@ def main() -> None:
     for size in options.sizes.split(","):
         peak = measured_matmul_rate(size=8192, device="cuda", dtype=torch.bfloat16)
         torch.cuda.empty_cache()
-        report["results"].append(
-            {"matmul_tflops": round(peak / 1e12, 1), **measure(size, options.repeats, options.rounds, peak)}
-        )
+        report["results"].append(measure(size, SIDES[size], options.repeats, peak))
         print(json.dumps(report["results"][-1]), flush=True)
     print(json.dumps(report, indent=1))
     if options.write:

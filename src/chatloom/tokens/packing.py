@@ -88,6 +88,11 @@ class Batch:
         """Share of the batch's places that hold no token."""
         return 1.0 - self.n_tokens / self.tokens.numel()
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether every row is one segment from end to end, so that a row is all that attention must not leave."""
+        return self.n_segments == self.tokens.shape[0] and self.n_tokens == self.tokens.numel()
+
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device; from pinned memory without waiting for the copy."""
         return self._each(lambda value: value.to(device, non_blocking=value.is_pinned()))
