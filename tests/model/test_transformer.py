@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from chatloom.model.attention import boundaries_of
 from chatloom.model.config import TransformerConfig
 from chatloom.model.feedforward import swiglu
 from chatloom.model.norms import rms_norm
@@ -224,3 +226,33 @@ def test_a_position_outside_the_model_is_an_error() -> None:
         make()(draw(1, 65))
     with pytest.raises(IndexError):
         make()(torch.tensor([[60]]))
+
+
+def test_boundaries_are_where_segments_and_padding_begin() -> None:
+    segments = torch.tensor([[0, 0, 1, 1], [1, 2, -1, -1]])  # a segment id that goes on in the next row is another run
+    assert boundaries_of(segments).tolist() == [0, 2, 4, 5, 6, 8]
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch compiles for a processor with a C++ compiler")
+def test_compiled_blocks_give_the_same_loss_and_gradient() -> None:
+    tokens, positions, segments = pack([draw(n) for n in (3, 4, 5)], 14)
+
+    def gradient(*, compiled: bool) -> torch.Tensor:
+        model = make()
+        if compiled:
+            model.compile_blocks()
+        model(tokens, positions, segments).square().sum().backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+    expected = gradient(compiled=False)
+    assert (gradient(compiled=True) - expected).norm() < 1e-5 * expected.norm()
+
+
+def test_under_autocast_the_residual_stream_is_half_precision_and_weights_keep_their_own() -> None:
+    model, tokens = make(), draw(2, 6)
+    exact = model(tokens)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = model(tokens)
+    assert half.dtype == torch.bfloat16
+    assert (half.float() - exact).norm() < 0.02 * exact.norm()
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from chatloom.objectives import language_modeling
 from chatloom.objectives.language_modeling import language_model_loss, weighted_nll
 from chatloom.objectives.logprobs import token_logprobs
 from chatloom.tokens.packing import Batch, Segment, micro_batches, pack
@@ -95,6 +96,17 @@ def test_bf16_inputs_and_autocast_keep_fp32_sums() -> None:
     got.total.backward()
     assert low.grad.dtype == torch.bfloat16
     torch.testing.assert_close(low.grad.float(), torch.autograd.grad(exact.total, h)[0], atol=0.1, rtol=0.05)
+
+
+@pytest.mark.parametrize("z_loss", [0.0, 0.01])
+def test_the_form_that_is_compiled_equals_the_plain_one(z_loss: float) -> None:
+    z = torch.randn(11, 29, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    targets, weights = torch.arange(11), torch.arange(11, dtype=torch.float64) % 3
+    plain = language_modeling._chunk_terms(z.clone(), targets, weights, z_loss, torch.float64)
+    fused = language_modeling._fused_terms(z.clone(), targets, weights, z_loss, torch.float64)
+    for a, b in zip(plain, fused, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-12, rtol=1e-12)
+    assert language_modeling._fused_terms(z.clone(), targets, weights, z_loss, None)[0] is None
 
 
 def test_shapes_that_do_not_fit_are_refused() -> None:

@@ -161,3 +161,25 @@ def test_what_does_not_fit_is_explained() -> None:
     with pytest.raises(PackingError, match="negative or non-finite"):
         Segment(np.array([1, 2]), np.array([0, float("nan")]))
     assert micro_batches([], 10, 10, PAD) == []
+
+
+def test_boundaries_and_supervised_places_are_those_of_segments_and_weights() -> None:
+    draw = np.random.default_rng(3)
+    segments = [Segment(draw.integers(1, 90, n), draw.integers(0, 2, n)) for n in draw.integers(1, 12, 40)]
+    for trim in (True, False):
+        batch = pack(segments, 16, 0, trim=trim)
+        rows, time = batch.tokens.shape
+        flat = batch.segments.tolist()
+        begins = [r * time + t for r in range(rows) for t in range(time) if t == 0 or flat[r][t] != flat[r][t - 1]]
+        found = batch.boundaries.tolist()
+        assert found[: len(begins)] == begins
+        assert set(found[len(begins) :]) == {rows * time}  # at least the end itself
+        assert len(found) & (len(found) - 1) == 0
+        assert batch.supervised.tolist() == batch.weights.flatten().nonzero().squeeze(1).tolist()
+
+
+def test_a_batch_is_plain_only_when_every_row_is_one_segment() -> None:
+    whole = [Segment(np.arange(8), np.ones(8)) for _ in range(3)]
+    assert pack(whole, 8, 0).is_plain
+    assert not pack([*whole, Segment(np.arange(4), np.ones(4))], 8, 0).is_plain
+    assert not pack([Segment(np.arange(4), np.ones(4)), Segment(np.arange(4), np.ones(4))], 8, 0).is_plain
