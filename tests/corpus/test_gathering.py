@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from chatloom.corpus import documents, workers
 from chatloom.corpus.engine.choice import ShardSettings
 from chatloom.corpus.engine.local import InProcess, LocalPool
 from chatloom.corpus.engine.steps import Engine
@@ -139,3 +140,20 @@ def test_sources_without_a_document_stop_the_stage_and_say_why(tmp_path: Path) -
     path.write_text("<html></html>", encoding="utf-8")
     with pytest.raises(ChatloomError, match=r"none of 1 records became a document: 1 dropped \(empty\)"):
         gather(path, tmp_path / "out")
+
+
+def test_one_process_extracts_for_all_shards(crawl: Path, tmp_path: Path) -> None:
+    started = []
+    original = workers._Child.__init__
+
+    def counted(self: workers._Child, setup: tuple[str, object, int]) -> None:
+        started.append(setup[0])
+        original(self, setup)
+
+    documents._child.cache_clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workers._Child, "__init__", counted)
+        metrics = gather(crawl, tmp_path / "out", part_megabytes=0.0001)
+    assert metrics["documents"]
+    assert len(list((tmp_path / "out" / "receipts").iterdir())) > 2
+    assert started == ["chatloom.corpus.documents:page_to_document"]

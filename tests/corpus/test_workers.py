@@ -115,3 +115,14 @@ def test_memory_waiting_behind_a_slow_item_is_bounded() -> None:
     with Workers("corpus_test_functions:work", {"times": 2}, 2, 1.0) as pool:
         next(pool.map(items()))  # type: ignore[arg-type]
     assert taken <= workers.BATCH_ITEMS * 2 * 6
+
+
+def test_what_is_left_early_does_not_answer_a_later_call() -> None:
+    with Workers("corpus_test_functions:work", {"times": 2}, 2, 5.0) as pool:
+        early = pool.map((number, 1 << 19) for number in range(100))
+        assert next(early) == 0
+        early.close()  # type: ignore[attr-defined]
+        assert list(pool.map((1000 + number, 1 << 19) for number in range(5))) == [2000 + 2 * n for n in range(5)]
+        kept = [child.process.pid for child in pool._children]
+        assert list(pool.map([(7, 8)])) == [14]
+        assert set(kept) == {child.process.pid for child in pool._children}

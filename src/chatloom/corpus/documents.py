@@ -7,6 +7,7 @@ killed (workers.py), plain texts here.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import logging
@@ -121,19 +122,26 @@ def text_of(page: Page, settings: ExtractionSettings) -> Extracted | Dropped:
 
 def _outcomes(records: Iterable[Page | Quarantined], settings: ExtractionSettings) -> Iterator[Outcome]:
     """One outcome a record, in the order of reading; a page whose parser failed is dropped with the reason."""
-    with Workers("chatloom.corpus.documents:page_to_document", settings, 1, settings.seconds_per_page) as child:
-        source = iter(records)
-        while batch := list(itertools.islice(source, AT_ONCE)):
-            pages = [record for record in batch if isinstance(record, Page) and record.html is not None]
-            done = child.map((page, len(page.html or b"")) for page in pages)
-            for record in batch:
-                if isinstance(record, Quarantined):
-                    yield record
-                elif record.html is None:
-                    yield page_to_document(record, settings)
-                else:
-                    outcome = next(done)
-                    yield dropped_raw(record, "failed", outcome.reason) if isinstance(outcome, Failure) else outcome
+    child = _child(json.dumps(settings.everything(), sort_keys=True))
+    source = iter(records)
+    while batch := list(itertools.islice(source, AT_ONCE)):
+        pages = [record for record in batch if isinstance(record, Page) and record.html is not None]
+        done = child.map((page, len(page.html or b"")) for page in pages)
+        for record in batch:
+            if isinstance(record, Quarantined):
+                yield record
+            elif record.html is None:
+                yield page_to_document(record, settings)
+            else:
+                outcome = next(done)
+                yield dropped_raw(record, "failed", outcome.reason) if isinstance(outcome, Failure) else outcome
+
+
+@functools.lru_cache(maxsize=1)  # the next shard of this process uses it again: to start one takes as long as 50 pages
+def _child(settings: str) -> Workers:
+    """The child process that extracts; it starts with its first page and ends with this process."""
+    parsed = ExtractionSettings.parse(json.loads(settings), where="extraction")
+    return Workers("chatloom.corpus.documents:page_to_document", parsed, 1, parsed.seconds_per_page)
 
 
 class _Shards:

@@ -65,16 +65,29 @@ class Workers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End all children; `map` starts new ones."""
         for child in self._children:
             child.stop()
         self._children = []
 
     def map(self, items: Iterable[tuple[Any, int]]) -> Iterator[Any]:
-        """Results (or Failures) in order; `items` are pairs of an item and its size in bytes, taken as needed."""
-        batches = self._batches(items)
+        """Results (or Failures) in order; `items` are pairs of an item and its size in bytes, taken as needed.
+
+        May be called again once it has ended; what is still under way when it is left early is stopped.
+        """
+        running: dict[_Child, _Batch] = {}
+        try:
+            yield from self._map(self._batches(items), running)
+        finally:
+            for child in running:  # its answer belongs to nobody and must not be taken for that of a later call
+                self._replace(child)
+
+    def _map(self, batches: Iterator[_Batch], running: dict[_Child, _Batch]) -> Iterator[Any]:
         waiting: collections.deque[_Batch] = collections.deque()
         finished: dict[int, _Batch] = {}
-        running: dict[_Child, _Batch] = {}
         next_out, exhausted = 0, False
         while True:
             # The window bounds what waits behind a slow batch, and so the memory.
@@ -144,7 +157,7 @@ class Workers:
 
     def _replace(self, child: _Child) -> None:
         child.kill()
-        self._children.remove(child)
+        self._children = [other for other in self._children if other is not child]
         self.restarts += 1
 
     @staticmethod
