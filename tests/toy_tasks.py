@@ -40,6 +40,12 @@ def hang(arguments: Mapping[str, Any], folder: Path) -> dict[str, int]:
     return count_words(arguments, folder)
 
 
+def tell_process(arguments: Mapping[str, Any], folder: Path) -> dict[str, int]:
+    """Writes which process it runs in."""
+    (folder / f"{arguments['key']}.txt").write_text(str(os.getpid()), encoding="utf-8")
+    return {}
+
+
 def refuse(arguments: Mapping[str, Any], folder: Path) -> dict[str, int]:
     """Raises for one key."""
     if arguments["key"] == "b":

@@ -93,7 +93,13 @@ def test_of_copies_one_stays_and_a_cluster_is_on_one_side_of_the_split(tmp_path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     out = tmp_path / "run"
     texts = documents(path, out)
-    copies = recipe.run_stage("duplicates", {"held_out_share": 0.3}, {"documents": texts}, out / "copies", quiet=True)
+    copies = recipe.run_stage(
+        "duplicates",
+        {"held_out_share": 0.3, "engine": {"workers": 1}},
+        {"documents": texts},
+        out / "copies",
+        quiet=True,
+    )
     assert copies.metrics["copies"] == {"exact": 5, "near": 30}
     kept_all = make("selection", out / "all", {"documents": texts, "duplicates": copies}, copies="all")
     sides: dict[str, set[object]] = {}

@@ -52,10 +52,14 @@ def sides_of_clusters(
         if known:
             side = TRAIN if TRAIN in known else HELD_OUT
         else:
-            side = side_of(min(documents, key=lambda name: (_value("chatloom leader", name, seed), name)),
-                           held_out_share, seed)  # fmt: skip
+            side = side_of(min(documents, key=lambda name: (leader_value(name, seed), name)), held_out_share, seed)
         for document in documents:
             yield document, side
+
+
+def leader_value(document: str, seed: int) -> float:
+    """A number in [0, 1); the document of a cluster that has the lowest is its leader, whose side the cluster has."""
+    return _value("chatloom leader", document, seed)
 
 
 def _value(purpose: str, name: str, seed: int) -> float:

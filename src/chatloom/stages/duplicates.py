@@ -7,32 +7,27 @@ that passes. The columns lie beside the documents as labels do: `cluster`, `dupl
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
 from chatloom.artifact import write_json
-from chatloom.corpus.columns import ABOUT, ColumnWriter
-from chatloom.corpus.duplicates.search import CopySettings, read_shard, search
-from chatloom.corpus.record import Document, document_files
-from chatloom.corpus.split import HELD_OUT, TRAIN, side_of, sides_of_clusters
+from chatloom.corpus.columns import ABOUT
+from chatloom.corpus.duplicates.search import CopySearch, CopySettings, Layout
+from chatloom.corpus.duplicates.series import FAN_IN
+from chatloom.corpus.duplicates.tasks import COLUMNS
+from chatloom.corpus.engine.choice import EngineSettings, make_engine
+from chatloom.corpus.engine.steps import total
+from chatloom.corpus.record import document_files
+from chatloom.corpus.split import HELD_OUT, TRAIN
 from chatloom.progress import progress
+from chatloom.settings import runtime
 from chatloom.stage import Context, Input, Line, Plan, PlanContext, Stage
 
-FOLDER = "duplicates"
-COLUMNS = {
-    "cluster": pa.string(),
-    "cluster_size": pa.int64(),
-    "duplicate_kind": pa.string(),
-    "similarity": pa.float64(),
-    "split": pa.string(),
-}
-MEMBERS_IN_A_RANGE = 5_000_000  # documents whose records one range of hashes holds at once
+FOLDER, SCRATCH = "duplicates", "scratch"
+DOCUMENTS_IN_A_RANGE = 1_000_000  # what a task on one range of hashes holds rows of at most
+USUAL_RANGES = 16
+DOCUMENT_BYTES, SHARD_BYTES = 3e3, 32e6  # usual sizes, for the plan
 SECONDS_A_MEGABYTE = 0.15  # all searches, one processor
 
 
@@ -40,90 +35,66 @@ class DuplicatesSettings(CopySettings):
     """Which documents are copies, and how many are held out."""
 
     held_out_share: float = Field(0.05, ge=0.0, lt=1.0, description="share of documents held out (whole clusters)")
-
-
-@dataclass
-class _Known:
-    """What was found out about documents in clusters; the others are alone."""
-
-    cluster: dict[str, str]
-    size: dict[str, int]
-    kind: dict[str, str]
-    similarity: dict[str, float | None]
-    side: dict[str, str]
+    ranges: int = runtime(
+        0, ge=0, le=FAN_IN, description="ranges of hashes that the search is cut into, each a task; 0: by the corpus"
+    )
+    engine: EngineSettings = Field(default_factory=EngineSettings, description="where the work runs")
 
 
 def run(context: Context) -> None:
-    """Search, then write the columns shard by shard."""
+    """The steps of the search into a folder that is removed at the end, then the columns shard by shard."""
     settings: DuplicatesSettings = context.settings
     shards = document_files(context.artifact("documents").path)
     rows = sum(pq.read_metadata(shard).num_rows for shard in shards)
     plain = CopySettings.parse({name: getattr(settings, name) for name in CopySettings.model_fields})
-    scratch = context.path / "scratch"
-    shutil.rmtree(scratch, ignore_errors=True)  # of a search that was cut off: it is done from the beginning
-    parts = 1 + rows // MEMBERS_IN_A_RANGE
-    table, clusters = search([read_shard(shard) for shard in shards], scratch, plain, parts=parts)
-    known = _known(table, clusters, settings.held_out_share, context.seed)
-    counts = _write(context, shards, known, settings.held_out_share)
+    ranges = settings.ranges or min(FAN_IN, max(min(len(shards), USUAL_RANGES), 1 + rows // DOCUMENTS_IN_A_RANGE))
+    scratch = context.path / SCRATCH
+    layout = Layout(shards, scratch, ranges, settings.memory_megabytes << 20)
+    found = CopySearch(layout, plain, held_out_share=settings.held_out_share, seed=context.seed)
+    found.finish()
+    columns = found.columns(context.name, context.path / FOLDER)
+    # Where the columns are there already, the end was cut off after they were: nothing is searched for again.
+    steps = [*([] if columns.complete() else found.steps), columns]
+    n_tasks = sum(len(step.tasks) for step in steps)
+    with (
+        make_engine(settings.engine) as engine,
+        progress(n_tasks, unit="tasks", label=context.name, quiet=context.quiet) as bar,
+    ):
+        for step in steps:
+            bar.advance(len(step.done()))
+            receipts = step.run(engine, advance=lambda _: bar.advance(1))
+    if scratch.exists():
+        shutil.rmtree(scratch)
     write_json(context.path / FOLDER / ABOUT, {"name": FOLDER, "columns": {n: str(t) for n, t in COLUMNS.items()}})
-    kinds = table.column("kind").to_pylist()
+    counts = total(receipts)
     context.metrics.update(
-        documents=rows,
-        clusters=len(clusters),
-        copies={kind: kinds.count(kind) for kind in sorted(set(kinds))},
-        split=counts,
+        documents=counts["documents"],
+        clusters=counts["clusters"],
+        copies={name.removeprefix("kind:"): n for name, n in counts.items() if name.startswith("kind:")},
+        split={side: counts.get(f"split:{side}", 0) for side in (TRAIN, HELD_OUT)},
     )
 
 
-def _known(table: pa.Table, clusters: Sequence[tuple[str, list[str]]], held_out_share: float, seed: int) -> _Known:
-    cluster = {name: key for key, names in clusters for name in names}
-    size = {key: len(names) for key, names in clusters}
-    kind: dict[str, str] = {}
-    similarity: dict[str, float | None] = {}
-    for row in table.to_pylist():
-        # A document may be a copy by its text and by its address; the text says more.
-        if row["id"] not in kind:
-            kind[row["id"]], similarity[row["id"]] = row["kind"], row["similarity"]
-    return _Known(cluster, size, kind, similarity, dict(sides_of_clusters(clusters, held_out_share, seed)))
-
-
-def _write(context: Context, shards: Sequence[Path], known: _Known, held_out_share: float) -> dict[str, int]:
-    counts = {TRAIN: 0, HELD_OUT: 0}
-    with progress(len(shards), unit="shards", label=context.name, quiet=context.quiet) as bar:
-        for shard in shards:
-            with ColumnWriter(context.path / FOLDER / shard.name, COLUMNS) as writer, pq.ParquetFile(shard) as file:
-                for batch in file.iter_batches(columns=["id"], batch_size=4096):
-                    documents = [Document(name, "") for name in batch.column(0).to_pylist()]
-                    labels = [_labels(document.id, known, held_out_share, context.seed) for document in documents]
-                    for row in labels:
-                        counts[row["split"]] += 1
-                    writer.add(documents, labels)
-            bar.advance(1)
-    return counts
-
-
-def _labels(name: str, known: _Known, held_out_share: float, seed: int) -> Mapping[str, Any]:
-    cluster = known.cluster.get(name)
-    return {
-        "cluster": cluster,
-        "cluster_size": 1 if cluster is None else known.size[cluster],
-        "duplicate_kind": known.kind.get(name),
-        "similarity": known.similarity.get(name),
-        "split": known.side.get(name) or side_of(name, held_out_share, seed),
-    }
-
-
 def plan(context: PlanContext) -> Plan:
-    """Records on disk while it runs (about 400 bytes a document of 3 kB), and the time of all searches."""
+    """Columns, the files between the steps (for documents of 3 kB, a fifth of them compared), and the time."""
+    settings: DuplicatesSettings = context.settings
     documents = context.plans.get("documents")
     size = documents.value("bytes") if documents is not None else 0.0
-    return Plan((Line("disk", 0.15 * size, "bytes"), Line("time", SECONDS_A_MEGABYTE * size / 1e6, "s")))
+    a_document = 16 + 24 * settings.exact + 24 * settings.url + 16 * settings.bands * settings.near
+    times = 2 if size / SHARD_BYTES > FAN_IN else 1  # as they are written, and put together
+    sets = 0.2 * 8 / 5 * settings.near  # 64 bits a shingle, one shingle for about five bytes of text
+    lines = (
+        Line("disk", 40 * size / DOCUMENT_BYTES, "bytes"),
+        Line("disk_meanwhile", size * (times * a_document / DOCUMENT_BYTES + sets), "bytes"),
+        Line("time", SECONDS_A_MEGABYTE * size / 1e6, "s"),
+    )
+    return Plan(lines)
 
 
 STAGE = Stage(
     kind="duplicates",
     about="documents -> which are copies, and the split",
-    version=1,
+    version=2,
     settings=DuplicatesSettings,
     inputs={"documents": Input("the texts", kinds=("documents",))},
     output="duplicates",

@@ -18,10 +18,10 @@ from chatloom.corpus.duplicates.books import (
     write_counts,
     write_samples,
 )
-from chatloom.corpus.duplicates.external_sort import external_sort
+from chatloom.corpus.duplicates.external_sort import external_sort, merge_runs, open_runs
 from chatloom.corpus.duplicates.places import names
 from chatloom.corpus.duplicates.runs import RunError
-from chatloom.corpus.duplicates.sets import Sets, index_of, merge_indexes, write_sets
+from chatloom.corpus.duplicates.sets import SETS, Sets, index_of, write_sets
 
 Books = dict[str, list[str]]
 WORDS = [f"word{i}" for i in range(5000)]
@@ -46,7 +46,7 @@ def find(
         write_samples(shard, folder / f"samples-{number}", scale=scale, memory_bytes=10_000)
         named = zip(names([book for book, _ in shard]).tolist(), (text for _, text in shard))
         write_sets(number, named, folder / f"sets-{number}")
-    merge_indexes([index_of(folder / f"sets-{number}") for number in range(n)], folder / "index")
+    merge_runs(open_runs([index_of(folder / f"sets-{number}") for number in range(n)], SETS), folder / "index")
     sets = Sets(folder / "index", lambda number: folder / f"sets-{number}")
     samples = [folder / f"samples-{number}" for number in range(n)]
     counts, contained = ([folder / f"{name}-{part}" for part in range(parts)] for name in ("counts", "contained"))

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chatloom.corpus.duplicates.external_sort import external_sort, merge, open_runs, partition, sort_records
-from chatloom.corpus.duplicates.runs import KEYS, Run
+from chatloom.corpus.duplicates.external_sort import external_sort, merge, open_runs, sort_records
+from chatloom.corpus.duplicates.runs import Run
+from chatloom.corpus.ranged import KEYS, partition
 from chatloom.corpus.text.units import U64
 
 

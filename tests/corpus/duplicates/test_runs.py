@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from chatloom.corpus.duplicates import runs
 from chatloom.corpus.duplicates.external_sort import external_sort, merge, merge_runs, open_runs
 from chatloom.corpus.duplicates.runs import BLOCK, HEADER_BYTES, Run, RunError, RunWriter, first_unsorted
 from chatloom.corpus.text.units import U64
@@ -36,6 +37,46 @@ def test_what_is_written_is_read(path: Path) -> None:
     assert np.array_equal(read_all(path), expected)
     low, high = int(expected[100, 0]), int(expected[5000, 0])
     assert np.array_equal(run.read(low, high), expected[100:5000])
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 3, 1000])
+def test_a_run_opened_for_a_range_reads_the_same_and_keeps_only_its_part_of_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows_at_once: int
+) -> None:
+    monkeypatch.setattr(runs, "TABLE_ROWS", rows_at_once)
+    some = records(9 * BLOCK + 5)
+    some[:, 0] //= np.uint64(1 << 50)  # 16,384 keys, several records each
+    some[BLOCK : 4 * BLOCK, 0] = 8000  # one that fills blocks
+    external_sort([some], tmp_path / "run", "bands", ("key", "name"))
+    whole = Run(tmp_path / "run")
+    for low, high in (
+        (0, 1 << 64),
+        (0, 1),
+        (3000, 4000),
+        (7999, 8001),
+        (8000, 8001),
+        (8001, 20_000),
+        (20_000, 1 << 64),
+    ):
+        part = Run(tmp_path / "run", within=(low, high))
+        assert np.array_equal(part.read(low, high), whole.read(low, high))
+        assert np.array_equal(np.concatenate([some[:0], *merge([part], low, high)]), whole.read(low, high))
+        assert len(part.firsts) <= len(whole.read(low, high)) // BLOCK + 2
+    with pytest.raises(ValueError, match="opened for"):
+        Run(tmp_path / "run", within=(0, 5)).read(0, 6)
+
+
+def test_records_of_some_keys_are_all_found(tmp_path: Path) -> None:
+    some = records(9 * BLOCK + 5)
+    some[:, 0] //= np.uint64(1 << 50)
+    some[BLOCK : 4 * BLOCK, 0] = 8000
+    external_sort([some], tmp_path / "run", "bands", ("key", "name"))
+    everything = Run(tmp_path / "run").read()
+    first, last = int(everything[0, 0]), int(everything[-1, 0])
+    for keys in ([], [8000], [first, last], list(range(0, 16_400, 7)), [first + 1, 8000, 8001, 99_999]):
+        wanted = np.array(keys, np.uint64)
+        expected = everything[np.isin(everything[:, 0], wanted)]
+        assert np.array_equal(Run(tmp_path / "run").of(wanted), expected)
 
 
 @pytest.mark.parametrize("size", [0, 100, HEADER_BYTES, HEADER_BYTES + 16, HEADER_BYTES + 16 * N, -1])

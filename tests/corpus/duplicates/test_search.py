@@ -11,17 +11,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from crawl_copies import WORDS, crawl, tables, write_shards
 
 from chatloom.corpus.duplicates import clusters
 from chatloom.corpus.duplicates.external_sort import external_sort
 from chatloom.corpus.duplicates.near import BANDING, write_bands, write_edges, write_pairs
 from chatloom.corpus.duplicates.runs import Run, RunError
-from chatloom.corpus.duplicates.search import CopySettings, Shard, search
+from chatloom.corpus.duplicates.search import CopySearch, CopySettings, Layout, Shard, search
 from chatloom.corpus.duplicates.sets import Sets, index_of, write_sets
+from chatloom.corpus.engine.local import InProcess
+from chatloom.corpus.engine.on_beam import OnBeam
+from chatloom.corpus.engine.steps import Engine
 from chatloom.corpus.record import Document
 from chatloom.errors import ChatloomError
-
-WORDS = [f"word{i}" for i in range(3000)]
 
 
 def cut(documents: list[Document], n: int) -> list[Shard]:
@@ -30,24 +32,10 @@ def cut(documents: list[Document], n: int) -> list[Shard]:
     return [(lambda piece=piece: iter(piece)) for piece in pieces]  # type: ignore[misc]
 
 
-def corpus(seed: int = 0) -> list[Document]:
-    """Documents with copies of all kinds: equal, nearly equal, of one address, empty."""
-    rng = random.Random(seed)
-    documents = []
-    for number in range(25):
-        words = rng.choices(WORDS, k=rng.randint(3, 200))
-        for copy in range(rng.choice([1, 1, 2, 4])):
-            changed = [f"x{rng.random()}" if rng.random() < 0.02 * (copy % 3) else word for word in words]
-            url = f"http://a.org/{number if rng.random() < 0.5 else rng.random()}"
-            text = " ".join(changed)
-            documents.append(Document(f"d{number}-{copy}", text.upper() if copy == 3 else text, url=url))
-    documents += [Document("empty-1", "", url="http://b.org/"), Document("empty-2", " ", url=None)]
-    rng.shuffle(documents)
-    return documents
-
-
-def find(documents: list[Document], folder: Path, n: int = 1, parts: int = 1, **settings: Any) -> list[dict[str, Any]]:
-    table, groups = search(cut(documents, n), folder / "work", CopySettings(**settings), parts=parts)
+def find(
+    documents: list[Document], folder: Path, n: int = 1, parts: int = 1, fan_in: int = 256, **settings: Any
+) -> list[dict[str, Any]]:
+    table, groups = search(cut(documents, n), folder / "work", CopySettings(**settings), parts=parts, fan_in=fan_in)
     assert not (folder / "work").exists()
     assert sorted({i for _, ids in groups for i in ids}) == sorted(i for _, ids in groups for i in ids)
     return sorted(table.to_pylist(), key=lambda row: (row["id"], row["kind"]))
@@ -75,13 +63,31 @@ def test_precision_and_recall_on_labelled_pairs(shared_data: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_result_does_not_depend_on_shards_order_ranges_or_memory(tmp_path: Path, seed: int) -> None:
-    documents = corpus(seed)
+    documents = crawl(seed)
     expected = find(documents, tmp_path)
     assert {row["kind"] for row in expected} == {"exact", "near", "url"}
     shuffled = random.Random(seed).sample(documents, len(documents))
     assert find(documents, tmp_path, n=4, parts=3) == expected
     assert find(shuffled, tmp_path, n=7, parts=5, memory_megabytes=1) == expected
     assert find(documents[::-1], tmp_path, n=2, parts=1) == expected
+    assert find(documents, tmp_path, n=9, parts=2, fan_in=2) == expected  # runs are put together in four levels
+
+
+def columns(folder: Path, engine: Engine, shards: list[Path]) -> dict[str, bytes]:
+    """The steps of the search and its columns, run by an engine."""
+    found = CopySearch(Layout(shards, folder / "scratch", 3), CopySettings(), held_out_share=0.3, seed=1)
+    found.finish()
+    for step in [*found.steps, found.columns("columns", folder / "columns")]:
+        step.run(engine)
+    return tables(folder / "columns")
+
+
+def test_beam_writes_the_same_bytes(tmp_path: Path) -> None:
+    pytest.importorskip("apache_beam")
+    shards = write_shards(crawl(), tmp_path / "documents", 3)
+    expected = columns(tmp_path / "here", InProcess(), shards)
+    assert len(expected) == 3
+    assert columns(tmp_path / "beam", OnBeam(), shards) == expected
 
 
 def test_the_kept_one_is_the_first_by_priority_and_id(tmp_path: Path) -> None:

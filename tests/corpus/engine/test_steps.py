@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -122,4 +123,31 @@ def test_children_and_this_process_write_the_same_bytes(tmp_path: Path, monkeypa
     monkeypatch.setenv("PYTHONPATH", TESTS)
     step(tmp_path / "here").run(InProcess())
     step(tmp_path / "there").run(LocalPool(2))
+    assert files(tmp_path / "here") == files(tmp_path / "there")
+
+
+def test_children_that_are_held_do_the_tasks_of_several_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", TESTS)
+    seen = []
+    for held in (True, False):
+        pool = LocalPool(1)
+        with pool if held else contextlib.nullcontext():
+            for name in "ab":
+                step(tmp_path / f"{held}-{name}", "tell_process").run(pool)
+        told = [file for name in "ab" for file in files(tmp_path / f"{held}-{name}").values()]
+        seen.append(len(set(told)))
+    assert seen == [1, 2]
+
+
+def test_a_held_pool_works_on_after_a_step_that_was_broken_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", TESTS)
+
+    def stop(receipt: Receipt) -> None:
+        raise KeyboardInterrupt
+
+    with LocalPool(2) as pool:
+        with pytest.raises(KeyboardInterrupt):
+            step(tmp_path / "broken").run(pool, advance=stop)
+        step(tmp_path / "there").run(pool)
+    step(tmp_path / "here").run(InProcess())
     assert files(tmp_path / "here") == files(tmp_path / "there")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from chatloom.corpus.duplicates.external_sort import MEMORY, external_sort, merge, open_runs, partition
+from chatloom.corpus.duplicates.external_sort import MEMORY, external_sort, merge, open_runs
 from chatloom.corpus.duplicates.grouping import candidate_pairs
 from chatloom.corpus.duplicates.minhash import intersection
 from chatloom.corpus.duplicates.near import MOST_COMPARED
@@ -25,6 +25,7 @@ from chatloom.corpus.duplicates.places import names
 from chatloom.corpus.duplicates.runs import RunWriter
 from chatloom.corpus.duplicates.sets import Sets
 from chatloom.corpus.duplicates.shingling import Shingles, shingle_rows
+from chatloom.corpus.ranged import partition
 from chatloom.corpus.text.units import U64
 
 SAMPLES, COUNTS, CONTAINED = "book samples", "book counts", "contained"

@@ -14,10 +14,11 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 import numpy as np
 import xxhash
 
-from chatloom.corpus.duplicates.external_sort import MEMORY, external_sort, merge, open_runs, partition
+from chatloom.corpus.duplicates.external_sort import MEMORY, external_sort, merge, open_runs
 from chatloom.corpus.duplicates.grouping import followers
 from chatloom.corpus.duplicates.near import EDGES
 from chatloom.corpus.duplicates.places import names
+from chatloom.corpus.ranged import partition
 from chatloom.corpus.text.units import U64
 
 HASHES, URLS = "text hashes", "url hashes"
@@ -105,8 +106,8 @@ def write_equals(
     paths: Sequence[Path], path: Path, kind: str = HASHES, *, part: int = 0, parts: int = 1, memory_bytes: int = MEMORY
 ) -> int:
     """Edges (name, first name) of documents with equal hashes, of one range of hashes; returns their number."""
-    runs = open_runs(paths, kind)
-    found = followers(merge(runs, *partition(part, parts), unique=True, memory_bytes=memory_bytes), 2)
+    within = partition(part, parts)
+    found = followers(merge(open_runs(paths, kind, within=within), *within, unique=True, memory_bytes=memory_bytes), 2)
     return external_sort((edges[:, ::-1] for edges in found), path, EDGES, ("a", "b"), memory_bytes=memory_bytes)
 
 

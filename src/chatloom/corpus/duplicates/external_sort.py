@@ -11,17 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from chatloom.corpus.duplicates.runs import BLOCK, KEYS, WORD_BYTES, Run, RunWriter, cut
+from chatloom.corpus.duplicates.runs import BLOCK, WORD_BYTES, Run, RunWriter, cut
+from chatloom.corpus.ranged import KEYS
 from chatloom.corpus.text.units import U64
 
 MEMORY = 64 << 20  # bytes of records that are worked on at once, unless told otherwise
-
-
-def partition(part: int, parts: int) -> tuple[int, int]:
-    """Range [low, high) of hash values that belongs to partition `part` of `parts`."""
-    if not 0 <= part < parts:
-        raise ValueError(f"partition {part} of {parts}; expected 0 to {parts - 1}")
-    return part * KEYS // parts, (part + 1) * KEYS // parts
 
 
 def sort_records(records: U64) -> U64:
@@ -137,11 +131,16 @@ def merge_runs(
     return writer.count
 
 
-def open_runs(paths: Iterable[Path], kind: str, about: str | None = None) -> list[Run]:
-    """Runs that may be merged: of one kind, made with the same settings. Raises RunError naming the one that is not."""
+def open_runs(
+    paths: Iterable[Path], kind: str, about: str | None = None, within: tuple[int, int] = (0, KEYS)
+) -> list[Run]:
+    """Runs that may be merged, opened for a range of first columns: of one kind, made with the same settings.
+
+    Raises RunError naming the one that is not.
+    """
     runs: list[Run] = []
     for path in paths:
-        runs.append(Run(path, kind, about))
+        runs.append(Run(path, kind, about, within))
         about = runs[-1].about
     if not runs:
         raise ValueError(f"no run of `{kind}` was given")
@@ -151,7 +150,7 @@ def open_runs(paths: Iterable[Path], kind: str, about: str | None = None) -> lis
 def same_runs(runs: Sequence[Run]) -> None:
     """Raise RunError unless all runs are of one kind and made with the same settings."""
     for run in runs[1:]:
-        Run(run.path, runs[0].kind, runs[0].about)
+        Run(run.path, runs[0].kind, runs[0].about, (0, 0))
 
 
 class _Queue:

@@ -15,13 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
-from chatloom.corpus.duplicates.external_sort import MEMORY, external_sort, merge, open_runs, partition
+from chatloom.corpus.duplicates.external_sort import MEMORY, external_sort, merge, open_runs
 from chatloom.corpus.duplicates.grouping import candidate_pairs
 from chatloom.corpus.duplicates.minhash import Banding, band_keys, jaccard, signatures
 from chatloom.corpus.duplicates.places import names
 from chatloom.corpus.duplicates.runs import RunWriter
 from chatloom.corpus.duplicates.sets import Sets
 from chatloom.corpus.duplicates.shingling import shingle_rows
+from chatloom.corpus.ranged import partition
 from chatloom.corpus.text.units import U64, batches
 
 BANDS, PAIRS, WANTED, EDGES = "bands", "pairs", "wanted", "edges"
@@ -73,13 +74,14 @@ def write_pairs(
 
     The same pair may come out of several ranges; who reads them all counts it once.
     """
-    runs = open_runs(band_paths, BANDS)
-    blocks = merge(runs, *partition(part, parts), unique=True, memory_bytes=memory_bytes)
+    within = partition(part, parts)
+    runs = open_runs(band_paths, BANDS, within=within)
+    blocks = merge(runs, *within, unique=True, memory_bytes=memory_bytes)
     count = external_sort(
         candidate_pairs(blocks, most_compared), pairs_path, PAIRS, ("a", "b"), runs[0].about, unique=True,
         memory_bytes=memory_bytes,
     )  # fmt: skip
-    members = (pairs.reshape(-1, 1) for pairs in merge(open_runs([pairs_path], PAIRS)))
+    members = (pairs.reshape(-1, 1) for pairs in merge(open_runs([pairs_path], PAIRS), memory_bytes=memory_bytes))
     external_sort(members, wanted_path, WANTED, ("name",), unique=True, memory_bytes=memory_bytes)
     return count
 
@@ -92,10 +94,11 @@ def write_edges(
 
     Returns the counts: pairs compared, edges found.
     """
-    runs = open_runs(pair_paths, PAIRS)
+    within = partition(part, parts)
+    runs = open_runs(pair_paths, PAIRS, within=within)
     compared = 0
     with RunWriter(path, EDGES, ("a", "b")) as writer:
-        for block in merge(runs, *partition(part, parts), unique=True, memory_bytes=memory_bytes // 2):
+        for block in merge(runs, *within, unique=True, memory_bytes=memory_bytes // 2):
             for start in range(0, len(block), PAIRS_AT_ONCE):
                 pairs = block[start : start + PAIRS_AT_ONCE]
                 values = np.fromiter(sets.compare(pairs, jaccard, memory_bytes=memory_bytes), np.float64, len(pairs))

@@ -18,10 +18,11 @@ from typing import Literal
 import numpy as np
 import xxhash
 
-from chatloom.corpus.duplicates.external_sort import MEMORY, external_sort, merge, open_runs, partition
+from chatloom.corpus.duplicates.external_sort import MEMORY, external_sort, merge, open_runs
 from chatloom.corpus.duplicates.grouping import later_members
-from chatloom.corpus.duplicates.places import ROW_BITS, place
+from chatloom.corpus.duplicates.places import ROW_BITS, place, rows_within
 from chatloom.corpus.duplicates.runs import Run
+from chatloom.corpus.ranged import partition
 from chatloom.corpus.text.units import U64
 
 Unit = Literal["line", "paragraph"]
@@ -66,8 +67,9 @@ def write_passages(
 
 def write_seen(paths: Sequence[Path], path: Path, *, part: int = 0, parts: int = 1, memory_bytes: int = MEMORY) -> int:
     """Run of (place, hash) of the passages of one range of hashes that an earlier document has; returns how many."""
-    runs = open_runs(paths, PASSAGES)
-    found = later_members(merge(runs, *partition(part, parts), memory_bytes=memory_bytes), 1)
+    within = partition(part, parts)
+    runs = open_runs(paths, PASSAGES, within=within)
+    found = later_members(merge(runs, *within, memory_bytes=memory_bytes), 1)
     columns = ("place", "hash")
     return external_sort((records[:, ::-1] for records in found), path, SEEN, columns, runs[0].about,
                          memory_bytes=memory_bytes)  # fmt: skip
@@ -81,8 +83,7 @@ def seen_in_shard(
     Raises RunError when the runs were made with another unit or length.
     """
     about = f"{unit}, at least {min_characters} characters"
-    runs = open_runs(seen_paths, SEEN, about)
-    keys = Rows(runs, shard)
+    keys = Rows(open_runs(seen_paths, SEEN, about, rows_within(shard)), shard)
     for row, text in texts:
         seen = set(keys.of(row).tolist())
         spans = []
@@ -94,21 +95,24 @@ def seen_in_shard(
 
 
 class Rows:
-    """Second columns of the records of one shard's rows, read a range of rows at a time, rows ascending."""
+    """Second columns of the records of one shard's rows, read a range of rows at a time, rows ascending.
+
+    The runs are opened for the shard's places (`rows_within`).
+    """
 
     AT_ONCE = 1 << 10  # rows
 
     def __init__(self, runs: Sequence[Run], shard: int) -> None:
-        self._runs, self._first = runs, place(shard, 0)
+        self._runs, self._shard = runs, shard
         self._low = self._high = 0
         self._records: U64 = np.empty((0, 2), np.uint64)
 
     def of(self, row: int) -> U64:
         if not self._low <= row < self._high:
-            self._low, self._high = row, row + self.AT_ONCE
-            low, high = self._first + row, self._first + min(self._high, 1 << ROW_BITS)
-            self._records = np.concatenate([np.empty((0, 2), np.uint64), *merge(self._runs, low, high)])
-        wanted = np.uint64(self._first + row)
+            self._low, self._high = row, min(row + self.AT_ONCE, 1 << ROW_BITS)
+            within = rows_within(self._shard, self._low, self._high)
+            self._records = np.concatenate([np.empty((0, 2), np.uint64), *merge(self._runs, *within)])
+        wanted = np.uint64(place(self._shard, row))
         start, stop = (np.searchsorted(self._records[:, 0], wanted, side=side) for side in ("left", "right"))
         return self._records[start:stop, 1]
 

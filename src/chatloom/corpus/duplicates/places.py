@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from chatloom.corpus.duplicates.external_sort import MEMORY, external_sort, merge, open_runs, partition, same_runs
+from chatloom.corpus.duplicates.external_sort import MEMORY, external_sort, merge, open_runs
 from chatloom.corpus.duplicates.grouping import followers
-from chatloom.corpus.duplicates.runs import KEYS, Run
+from chatloom.corpus.ranged import KEYS, partition
 from chatloom.corpus.text.units import U64
 from chatloom.errors import ChatloomError
 
@@ -33,6 +33,11 @@ def place(shard: int, row: int) -> int:
     return shard << ROW_BITS | row
 
 
+def rows_within(shard: int, first: int = 0, last: int = 1 << ROW_BITS) -> tuple[int, int]:
+    """Range [low, high) of the places of a shard's rows first to last - 1."""
+    return place(shard, first), place(shard, 0) + last
+
+
 def write_names(shard: int, ids: Iterable[str], path: Path) -> int:
     """Run of (name, place) of all documents of a shard, in the order of their rows; returns their number."""
     listed = list(ids)
@@ -40,10 +45,10 @@ def write_names(shard: int, ids: Iterable[str], path: Path) -> int:
     return external_sort([found], path, NAMES, ("name", "place"))
 
 
-def check_names(paths: Sequence[Path], part: int = 0, parts: int = 1) -> None:
+def check_names(paths: Sequence[Path], part: int = 0, parts: int = 1, *, memory_bytes: int = MEMORY) -> None:
     """Raise ChatloomError where two documents have one name, saying where they are."""
-    runs = open_runs(paths, NAMES)
-    for found in followers(merge(runs, *partition(part, parts)), 1):
+    within = partition(part, parts)
+    for found in followers(merge(open_runs(paths, NAMES, within=within), *within, memory_bytes=memory_bytes), 1):
         if len(found):
             first, second = (f"shard {int(p) >> ROW_BITS}, row {int(p) & (1 << ROW_BITS) - 1}" for p in found[0])
             raise ChatloomError(
@@ -53,19 +58,20 @@ def check_names(paths: Sequence[Path], part: int = 0, parts: int = 1) -> None:
 
 
 def locate(
-    names_paths: Sequence[Path], wanted: Sequence[Run], path: Path, *, part: int = 0, parts: int = 1,
-    memory_bytes: int = MEMORY,
+    names_paths: Sequence[Path], wanted_paths: Sequence[Path], kind: str, path: Path, *, part: int = 0,
+    parts: int = 1, memory_bytes: int = MEMORY,
 ) -> int:  # fmt: skip
-    """Run of (place, name, other columns of `wanted`) for the names wanted, by place: one range of names of many.
+    """Run of (place, name, other columns of the wanted) for the names wanted, by place: one range of names of many.
 
-    `wanted` are runs whose first column is the name; equal records of several runs count once.
+    `wanted_paths` are runs of one kind whose first column is the name; equal records of several runs count once.
     """
-    same_runs(wanted)
-    runs = open_runs(names_paths, NAMES)
+    within = partition(part, parts)
+    wanted = open_runs(wanted_paths, kind, within=within)
+    runs = open_runs(names_paths, NAMES, within=within)
     columns = ("place", *wanted[0].columns)
 
     def joined() -> Iterable[U64]:
-        for block in merge(wanted, *partition(part, parts), unique=True, memory_bytes=memory_bytes // 2):
+        for block in merge(wanted, *within, unique=True, memory_bytes=memory_bytes // 2):
             low, high = int(block[0, 0]), int(block[-1, 0]) + 1
             for known in merge(runs, low, min(high, KEYS), memory_bytes=memory_bytes // 2):
                 first = np.searchsorted(known[:, 0], block[:, 0])
@@ -78,10 +84,9 @@ def locate(
 
 def rows_of(located: Sequence[Path], shard: int) -> U64:
     """Records (row, name, ...) of one shard, by row, from the located runs of all ranges of names."""
-    runs = open_runs(located, LOCATED)
-    low = place(shard, 0)
-    found = [run.read(low, low + (1 << ROW_BITS)) for run in runs]
+    within = rows_within(shard)
+    found = [run.read(*within) for run in open_runs(located, LOCATED, within=within)]
     together = np.concatenate(found)
     together = together.take(np.argsort(together[:, 0], kind="stable"), axis=0)
-    together[:, 0] -= np.uint64(low)
+    together[:, 0] -= np.uint64(within[0])
     return together

@@ -19,13 +19,14 @@ from typing import BinaryIO, Self
 import numpy as np
 import xxhash
 
+from chatloom.corpus.ranged import KEYS
 from chatloom.corpus.text.units import U64
 from chatloom.errors import ChatloomError
 
 FORMAT = "chatloom run 1"
 HEADER_BYTES = 512
 BLOCK = 2048  # records; 32 kB for records of two columns: what reading one range of one run costs at least
-KEYS = 1 << 64  # one more than the greatest key
+TABLE_ROWS = 1 << 15  # of a block table, read at once
 WORD_BYTES = 8
 U8 = np.dtype("<u8")
 
@@ -45,7 +46,7 @@ class RunWriter:
         self.count = 0
         self._rest = np.empty((0, len(self.columns)), np.uint64)
         self._last: U64 | None = None
-        self._table: list[U64] = []
+        self._table = bytearray()
         self._file: BinaryIO = open(path, "wb")  # noqa: SIM115 - closed by __exit__
         self._file.write(bytes(HEADER_BYTES))
 
@@ -70,7 +71,7 @@ class RunWriter:
         for start in range(0, len(records), BLOCK):
             block = np.ascontiguousarray(records[start : start + BLOCK], U8)
             data = block.tobytes()
-            self._table.append(np.array([*block[0], xxhash.xxh3_64_intdigest(data)], np.uint64))
+            self._table += np.array([*block[0], xxhash.xxh3_64_intdigest(data)], U8).tobytes()
             self._file.write(data)
 
     def __enter__(self) -> Self:
@@ -83,11 +84,10 @@ class RunWriter:
             if kind is not None:
                 return
             self._write(self._rest)
-            table = np.array(self._table, U8).tobytes()
-            self._file.write(table)
+            self._file.write(self._table)
             header = {
                 "format": FORMAT, "kind": self.kind, "about": self.about, "columns": self.columns, "count": self.count,
-                "table": xxhash.xxh3_128_hexdigest(table),
+                "table": xxhash.xxh3_128_hexdigest(self._table),
             }  # fmt: skip
             text = json.dumps(header, ensure_ascii=False).encode("utf-8")
             if len(text) > HEADER_BYTES - 1:
@@ -97,10 +97,16 @@ class RunWriter:
 
 
 class Run:
-    """A run on disk. Raises RunError when it is cut off, damaged, or of another kind or settings than expected."""
+    """A run on disk. Raises RunError when it is cut off, damaged, or of another kind or settings than expected.
 
-    def __init__(self, path: Path, kind: str | None = None, about: str | None = None) -> None:
-        self.path = path
+    Of the block table only the part is kept that first columns of the range `within` need; numbers of blocks count
+    from there. So what is in memory of a file depends on the range that is worked on, not on the file.
+    """
+
+    def __init__(
+        self, path: Path, kind: str | None = None, about: str | None = None, within: tuple[int, int] = (0, KEYS)
+    ) -> None:
+        self.path, self.within = path, within
         try:
             with open(path, "rb") as file:
                 header = file.read(HEADER_BYTES)
@@ -117,22 +123,34 @@ class Run:
                 if size != expected:
                     raise self._error(f"{size:,} bytes, its header says {expected:,}")
                 file.seek(start)
-                table = file.read()
+                table = self._table(file, blocks, str(values["table"]))
         except FileNotFoundError:
             raise RunError(f"{path}: no such file; do the step again that writes it") from None
         except (ValueError, KeyError, TypeError) as error:
             raise self._error(f"its header cannot be read ({error})") from None
-        if xxhash.xxh3_128_hexdigest(table) != values["table"]:
-            raise self._error("its block table was changed")
         if kind is not None and self.kind != kind:
             raise RunError(f"{path}: holds `{self.kind}`; expected `{kind}`")
         if about is not None and self.about != about:
             raise RunError(
                 f"{path}: was made with `{self.about}`; expected `{about}`; do the step that writes it again"
             )
-        rows = np.frombuffer(table, U8).reshape(blocks, width + 1)
-        self.firsts: U64 = np.ascontiguousarray(rows[:, :width])  # first record of each block
-        self._hashes = rows[:, width].tolist()
+        self.firsts: U64 = np.ascontiguousarray(table[:, :width])  # first record of each block
+        self._hashes: U64 = table[:, width].copy()
+
+    def _table(self, file: BinaryIO, blocks: int, expected: str) -> U64:
+        """Rows of the block table that the range needs; all of it is read and checked, TABLE_ROWS at a time."""
+        start, row_bytes = file.tell(), (self.width + 1) * WORD_BYTES
+        digest, below, until = xxhash.xxh3_128(), 0, 0
+        for _ in range(0, blocks, TABLE_ROWS):
+            data = file.read(TABLE_ROWS * row_bytes)
+            digest.update(data)
+            rows = np.frombuffer(data, U8).reshape(-1, self.width + 1)
+            below, until = below + cut(rows, self.within[0]), until + cut(rows, self.within[1])
+        if digest.hexdigest() != expected:
+            raise self._error("its block table was changed")
+        self._skipped = max(below - 1, 0)  # the block before the first that begins in the range may reach into it
+        file.seek(start + self._skipped * row_bytes)
+        return np.frombuffer(file.read((until - self._skipped) * row_bytes), U8).reshape(-1, self.width + 1)
 
     def __len__(self) -> int:
         return self.count
@@ -144,20 +162,22 @@ class Run:
 
     def blocks(self, first: int, last: int) -> U64:
         """Records of blocks first to last - 1, checked; raises RunError when a block is damaged or not sorted."""
-        stop = min(last * BLOCK, self.count)
+        begin = first + self._skipped
+        stop = min((last + self._skipped) * BLOCK, self.count)
         size = BLOCK * self.width * WORD_BYTES
         with open(self.path, "rb") as file:
-            file.seek(HEADER_BYTES + first * size)
-            data = file.read((stop - first * BLOCK) * self.width * WORD_BYTES)
-        for number in range(first, last):
-            part = memoryview(data)[(number - first) * size : (number - first + 1) * size]
-            if xxhash.xxh3_64_intdigest(part) != self._hashes[number]:
-                raise self._error(f"the hash of block {number} is wrong")
+            file.seek(HEADER_BYTES + begin * size)
+            data = file.read((stop - begin * BLOCK) * self.width * WORD_BYTES)
+        for number in range(last - first):
+            part = memoryview(data)[number * size : (number + 1) * size]
+            if xxhash.xxh3_64_intdigest(part) != int(self._hashes[first + number]):
+                raise self._error(f"the hash of block {begin + number} is wrong")
         records = np.frombuffer(data, U8).reshape(-1, self.width)
         if (wrong := first_unsorted(records)) is not None:
-            raise self._error(f"record {first * BLOCK + wrong} is below the one before it (hash order)")
+            raise self._error(f"record {begin * BLOCK + wrong} is below the one before it (hash order)")
         if last < len(self.firsts) and len(records) and tuple(self.firsts[last]) < tuple(records[-1]):
-            raise self._error(f"block {last} begins below the end of block {last - 1} (hash order)")
+            until = last + self._skipped
+            raise self._error(f"block {until} begins below the end of block {until - 1} (hash order)")
         return records
 
     def read(self, low: int = 0, high: int = KEYS) -> U64:
@@ -169,9 +189,23 @@ class Run:
         return records[cut(records, low) : cut(records, high)]
 
     def block_range(self, low: int, high: int) -> tuple[int, int]:
-        """Blocks that can hold a first column from low to high - 1."""
+        """Blocks that can hold a first column from low to high - 1. Raises ValueError beyond the range opened."""
+        if low < self.within[0] or high > self.within[1]:
+            raise ValueError(f"{self.path}: opened for {self.within}, asked for {(low, high)}")
         first = max(cut(self.firsts, low) - 1, 0)
         return first, cut(self.firsts, high)
+
+    def of(self, keys: U64) -> U64:
+        """Records whose first column is one of the keys (sorted, distinct), in order; reads their blocks only."""
+        # A key's records may begin in the block before the one that its first record would be in, and go on behind.
+        first = np.maximum(np.searchsorted(self.firsts[:, 0], keys, side="left") - 1, 0)
+        last = np.searchsorted(self.firsts[:, 0], keys, side="right")
+        wanted = np.unique(np.concatenate([np.arange(a, b) for a, b in zip(first.tolist(), last.tolist())] or [first]))
+        found = [np.empty((0, self.width), np.uint64)]
+        for number in wanted.tolist():
+            records = self.blocks(number, number + 1)
+            found.append(records[np.isin(records[:, 0], keys)])
+        return np.concatenate(found)
 
     def verify(self) -> None:
         """Read all of it; raises RunError when anything is wrong."""

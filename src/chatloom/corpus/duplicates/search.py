@@ -1,31 +1,40 @@
-"""The whole search for copied documents, one step after the other: what an engine runs shard by shard, range by range.
+"""The whole search for copied documents: its steps in order, each a list of tasks over shards or ranges.
 
-    names, text hashes, url hashes (a shard) -> equals (a range) -> bands (a shard, one of equal documents only)
-    -> pairs (a range) -> sets (a shard) -> edges (a range) -> clusters (once) -> members (a shard) -> resolve (a range)
+    keys (a shard) -> equals (a range) -> [bands (a shard, one of equal documents only) -> pairs (a range)
+    -> sets (a shard) -> edges (a range)] -> clusters (once) -> members (a shard) -> resolve (a range)
 
-`search` runs the steps here and now; the result is the same for any number and order of shards and ranges.
+`CopySearch` lists the steps for an engine, `search` runs them here and now; the result is the same for any number and
+order of shards and ranges.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import Field
 
-from chatloom.corpus.duplicates import clusters, exact, near, places, sets
+from chatloom.corpus.duplicates import near
+from chatloom.corpus.duplicates.clusters import CLUSTERS
 from chatloom.corpus.duplicates.external_sort import MEMORY
-from chatloom.corpus.duplicates.minhash import Banding
+from chatloom.corpus.duplicates.members import COPIES, NEAR, cluster_members
 from chatloom.corpus.duplicates.near import BANDING, MOST_COMPARED
-from chatloom.corpus.duplicates.runs import Run
-from chatloom.corpus.record import Document
-from chatloom.corpus.text.units import U64
+from chatloom.corpus.duplicates.series import FAN_IN, Series, gathered
+from chatloom.corpus.duplicates.tasks import URL
+from chatloom.corpus.engine.local import InProcess
+from chatloom.corpus.engine.steps import Step, Task
+from chatloom.corpus.record import Document, write_documents
 from chatloom.settings import Settings, runtime
 
 Shard = Callable[[], Iterable[Document]]  # reads the shard's documents from the beginning
-URL = "url"
+TASKS = "chatloom.corpus.duplicates.tasks"
+TEXT, ALL, SPLIT = "text", "all", "split"  # clusters by text; by text and address; by whatever ties documents
+PRIORITY = "priority"
 
 
 class CopySettings(Settings):
@@ -44,9 +53,197 @@ class CopySettings(Settings):
     )
     memory_megabytes: int = runtime(MEMORY >> 20, ge=1, description="megabytes of records that a step holds at once")
 
-    def banding(self) -> Banding:
-        """How signatures are cut."""
-        return Banding(self.bands, self.rows)
+
+@dataclass(frozen=True)
+class Layout:
+    """How a search is cut into tasks: the files of documents, where its own files go, and how many ranges there are.
+
+    Nothing here changes what is found.
+    """
+
+    shards: Sequence[Path]
+    folder: Path
+    ranges: int
+    memory: int = MEMORY
+    fan_in: int = FAN_IN
+
+    def by_shard(self, name: str, function: str, **arguments: Any) -> Step:
+        """A step of one task a shard, told its `shard` and `number`."""
+        shared = {**arguments, "memory": self.memory}
+        tasks = [
+            Task(f"{number:05d}", function, {"shard": str(shard), "number": number, **shared})
+            for number, shard in enumerate(self.shards)
+        ]
+        return Step(name, self.folder / name, tasks)
+
+    def by_range(self, name: str, function: str, **arguments: Any) -> Step:
+        """A step of one task a range, told its `part` of `parts`."""
+        shared = {**arguments, "parts": self.ranges, "memory": self.memory}
+        tasks = [Task(f"{part:05d}", function, {"part": part, **shared}) for part in range(self.ranges)]
+        return Step(name, self.folder / name, tasks)
+
+    def of_shards(self, step: str, name: str, suffix: str = "") -> Series:
+        """The files `name` of a step by shard."""
+        return Series(str(self.folder / step), name, len(self.shards), suffix=suffix)
+
+    def of_ranges(self, step: str, name: str, suffix: str = "") -> Series:
+        """The files `name` of a step by range."""
+        return Series(str(self.folder / step), name, self.ranges, suffix=suffix)
+
+    def gathered(self, series: Series, *, scale: int = 1) -> tuple[list[Step], Series]:
+        """Runs of all shards, so few that a task on one range can open them."""
+        return gathered(series, self.folder, ranges=self.ranges, memory=self.memory, scale=scale, fan_in=self.fan_in)
+
+    def gathered_to_one(self, series: Series) -> tuple[list[Step], Series]:
+        """Runs of all shards, as one."""
+        return gathered(series, self.folder, ranges=1, memory=self.memory, most=1, fan_in=self.fan_in)
+
+
+@dataclass
+class CopySearch:
+    """The steps of the search, and the files that they leave.
+
+    `copies`: Parquet of members.COPIES by range: by text, then by address. `groups`: of GROUPS, for the clusters by
+    text and address (and `split`, where there are edges besides).
+    """
+
+    layout: Layout
+    settings: CopySettings
+    held_out_share: float = 0.0
+    seed: int = 0
+    priority: str = ""  # label that ranks documents before their ids do; the least is kept
+    steps: list[Step] = field(default_factory=list)
+    names: Series = field(init=False)
+    edges: dict[str, list[Series]] = field(default_factory=dict)  # name of the clusters -> by what
+    members: dict[str, Series] = field(default_factory=dict)
+    copies: list[Series] = field(default_factory=list)
+    groups: dict[str, Series] = field(default_factory=dict)
+    _equals: Series | None = None
+    _sets: dict[str, Any] = field(default_factory=lambda: {"sets": None, "index": None})
+
+    def __post_init__(self) -> None:
+        self._keys()
+        if self.settings.near:
+            self._near()
+
+    def _keys(self) -> None:
+        chosen, layout = self.settings, self.layout
+        self.steps.append(layout.by_shard("keys", f"{TASKS}:write_keys", exact=chosen.exact, url=chosen.url))
+        self.names = self.gather(layout.of_shards("keys", "names"))
+        wanted = {name: asked for name, asked in (("hashes", chosen.exact), ("urls", chosen.url)) if asked}
+        runs = {name: self.gather(layout.of_shards("keys", name)).values() for name in wanted}
+        given = {"hashes": None, "urls": None, **runs}
+        self.steps.append(layout.by_range("equals", f"{TASKS}:write_equals", names=self.names.values(), **given))
+        equal = {name: layout.of_ranges("equals", f"equal {name}") for name in wanted}
+        if chosen.exact:
+            self.edges[TEXT] = [equal["hashes"]]
+            self._equals = self.locate("located equals", {"equals": (near.EDGES, [equal["hashes"]])})["equals"]
+        if chosen.url:
+            self.edges[URL] = [equal["urls"]]
+
+    def _near(self) -> None:
+        chosen, layout = self.settings, self.layout
+        banding = {"bands": chosen.bands, "rows": chosen.rows}
+        self.steps.append(layout.by_shard("bands", f"{TASKS}:write_bands", equals=_values(self._equals), **banding))
+        bands = self.gather(layout.of_shards("bands", "bands"))
+        most = chosen.most_compared
+        self.steps.append(layout.by_range("pairs", f"{TASKS}:write_pairs", bands=bands.values(), most_compared=most))
+        wanted = {"wanted": (near.WANTED, [layout.of_ranges("pairs", "wanted")])}
+        located = self.locate("located pairs", wanted)["wanted"]
+        self.steps.append(layout.by_shard("sets", f"{TASKS}:write_sets", wanted=located.values()))
+        self._sets = self.index_of("sets")
+        pairs = layout.of_ranges("pairs", "pairs").values()
+        self.steps.append(
+            layout.by_range("edges", f"{TASKS}:write_edges", pairs=pairs, threshold=chosen.threshold, **self._sets)
+        )
+        self.edges.setdefault(TEXT, []).append(layout.of_ranges("edges", "edges"))
+
+    def finish(self, split: Sequence[Series] = ()) -> None:
+        """Clusters, who is in them, which one is kept. `split`: edges of documents that must be on one side besides."""
+        layout = self.layout
+        joined = [series for found in self.edges.values() for series in found]
+        edges = {**self.edges, **({ALL: joined} if joined else {})}
+        if split:
+            edges[SPLIT] = [*joined, *split]
+        if not edges:
+            return
+        self.steps.append(self._clusters(edges))
+        wanted = {name: (CLUSTERS, [Series(str(layout.folder / CLUSTERS), name, 1)]) for name in edges}
+        located = self.locate("located clusters", wanted)
+        self.steps.append(
+            layout.by_shard(
+                "members",
+                f"{TASKS}:write_members",
+                priority=self.priority,
+                parts=layout.ranges,
+                equals=_values(self._equals),
+                clusters={name: series.values() for name, series in located.items()},
+            )
+        )
+        self.members = {name: layout.of_shards("members", name, ".parquet") for name in edges}
+        kinds = {TEXT: NEAR, URL: URL}
+        copies = {name: (self.members[name].values(), kind) for name, kind in kinds.items() if name in edges}
+        groups = {name: self.members[name].values() for name in (ALL, SPLIT) if name in edges}
+        self.steps.append(
+            layout.by_range(
+                "resolve",
+                f"{TASKS}:resolve",
+                **self.sides,
+                **self._sets,
+                copies={f"copies by {name}": given for name, given in copies.items()},
+                groups={f"groups {name}": given for name, given in groups.items()},
+            )
+        )
+        self.copies = [layout.of_ranges("resolve", f"copies by {name}", ".parquet") for name in copies]
+        self.groups = {name: layout.of_ranges("resolve", f"groups {name}", ".parquet") for name in groups}
+
+    @property
+    def sides(self) -> dict[str, Any]:
+        """What the side of a cluster depends on."""
+        return {"held_out_share": self.held_out_share, "seed": self.seed}
+
+    def columns(self, name: str, folder: Path) -> Step:
+        """The last step: a file of tasks.COLUMNS for each shard, in `folder`."""
+        arguments = {
+            "groups": [series.values() for key, series in self.groups.items() if key == ALL],
+            "copies": [series.values() for series in self.copies],
+            **self.sides,
+        }
+        tasks = [
+            Task(shard.stem, f"{TASKS}:write_columns", {"shard": str(shard), "number": number, **arguments})
+            for number, shard in enumerate(self.layout.shards)
+        ]
+        return Step(name, folder, tasks)
+
+    def _clusters(self, edges: Mapping[str, Sequence[Series]]) -> Step:
+        tasks = [
+            Task(
+                name,
+                f"{TASKS}:write_clusters",
+                {"name": name, "edges": [series.values() for series in found], "memory": self.layout.memory},
+            )
+            for name, found in edges.items()
+        ]
+        return Step(CLUSTERS, self.layout.folder / CLUSTERS, tasks)
+
+    def gather(self, series: Series, *, scale: int = 1) -> Series:
+        """Few enough runs for a task on one range; adds the steps for it."""
+        steps, found = self.layout.gathered(series, scale=scale)
+        self.steps += steps
+        return found
+
+    def index_of(self, name: str) -> dict[str, Any]:
+        """The arguments `sets` and `index` for whoever compares the sets of a step; adds the steps that index them."""
+        steps, index = self.layout.gathered_to_one(self.layout.of_shards(name, name, ".index"))
+        self.steps += steps
+        return {"sets": self.layout.of_shards(name, name).values(), "index": index.values()}
+
+    def locate(self, step: str, wanted: Mapping[str, tuple[str, Sequence[Series]]]) -> dict[str, Series]:
+        """Runs by name -> runs by place, for each of several results (kind and series)."""
+        given = {name: (kind, [series.values() for series in found]) for name, (kind, found) in wanted.items()}
+        names = self.names.values()
+        self.steps.append(self.layout.by_range(step, f"{TASKS}:write_located", names=names, wanted=given))
+        return {name: self.layout.of_ranges(step, name) for name in wanted}
 
 
 def search(
@@ -55,141 +252,36 @@ def search(
     settings: CopySettings,
     *,
     parts: int = 1,
-    priority: Callable[[Document], int] = lambda _: 0,
+    priority: Callable[[Document], int] | None = None,
+    fan_in: int = FAN_IN,
 ) -> tuple[pa.Table, list[tuple[str, list[str]]]]:
-    """All copies (clusters.DUPLICATES), and the clusters as (name, ids) for the split, which also hold same addresses.
+    """All copies (members.COPIES without places), and the clusters by text and address as (name, ids).
 
     Of a cluster the document with the lowest (priority, id) is kept. `folder` is for files between the steps and is
     emptied at the end. Raises ChatloomError for ids that are not distinct and for damaged files.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        return _Search(shards, folder, settings, parts, priority).run()
+        paths = [folder / f"documents-{number:05d}.parquet" for number in range(len(shards))]
+        labels = {PRIORITY: pa.int64()} if priority else {}
+        for shard, path in zip(shards, paths):
+            ranked = (replace(d, labels={PRIORITY: priority(d)} if priority else {}) for d in shard())
+            write_documents(path, ranked, labels)
+        layout = Layout(paths, folder, parts, settings.memory_megabytes << 20, fan_in)
+        found = CopySearch(layout, settings, priority=PRIORITY if priority else "")
+        found.finish()
+        for step in found.steps:
+            step.run(InProcess())
+        tables = [pq.read_table(path) for series in found.copies for path in series.paths()]
+        groups = [
+            group
+            for part in range(parts if ALL in found.members else 0)
+            for group in cluster_members(found.members[ALL].paths(), part=part, parts=parts)
+        ]
+        return pa.concat_tables([COPIES.empty_table(), *tables]).drop_columns(["place"]), groups
     finally:
         shutil.rmtree(folder)
 
 
-class _Search:
-    def __init__(
-        self,
-        shards: Sequence[Shard],
-        folder: Path,
-        settings: CopySettings,
-        parts: int,
-        priority: Callable[[Document], int],
-    ) -> None:
-        self.shards, self.folder, self.settings, self.parts, self.priority = shards, folder, settings, parts, priority
-        self.memory = settings.memory_megabytes << 20
-
-    def run(self) -> tuple[pa.Table, list[tuple[str, list[str]]]]:
-        for number, shard in enumerate(self.shards):
-            places.write_names(number, (document.id for document in shard()), self.file("names", number))
-        for part in range(self.parts):
-            places.check_names(self.files("names", len(self.shards)), part, self.parts)
-        equals, edges = [], []
-        if self.settings.exact:
-            equals = self.equal_texts()
-            edges += equals
-        if self.settings.near:
-            edges += self.near_texts(self.located("equals", equals))
-        found = self.sets if self.settings.near else None
-        tables = [self.copies(edges, equals, found, clusters.NEAR, "text")] if edges else []
-        if self.settings.url:
-            addresses = self.equal_urls()
-            tables.append(self.copies(addresses, [], None, URL, URL))
-            edges = edges + addresses
-        groups: list[tuple[str, list[str]]] = []
-        if edges:
-            self.copies(edges, [], None, URL, "all")
-            for part in range(self.parts):
-                members = self.files("members all", len(self.shards))
-                groups += clusters.cluster_members(members, part=part, parts=self.parts)
-        return pa.concat_tables([clusters.DUPLICATES.empty_table(), *tables]), groups
-
-    def equal_texts(self) -> list[Path]:
-        for number, shard in enumerate(self.shards):
-            texts = ((document.id, document.text) for document in shard())
-            exact.write_hashes(texts, self.file("hashes", number), memory_bytes=self.memory)
-        return self.equals("hashes", exact.HASHES)
-
-    def equal_urls(self) -> list[Path]:
-        for number, shard in enumerate(self.shards):
-            urls = ((document.id, document.url) for document in shard())
-            exact.write_urls(urls, self.file("urls", number), memory_bytes=self.memory)
-        return self.equals("urls", exact.URLS)
-
-    def equals(self, name: str, kind: str) -> list[Path]:
-        runs, found = self.files(name, len(self.shards)), self.files(f"equal {name}", self.parts)
-        for part, path in enumerate(found):
-            exact.write_equals(runs, path, kind, part=part, parts=self.parts, memory_bytes=self.memory)
-        return found
-
-    def near_texts(self, equals: list[Path]) -> list[Path]:
-        """Edges of nearly equal texts; of equal ones the first only takes part."""
-        n_shards, parts, memory = len(self.shards), self.parts, self.memory
-        for number, shard in enumerate(self.shards):
-            copies = {int(row) for row in self.rows(equals, number)[:, 0]} if equals else set()
-            texts = ((d.id, d.text) for row, d in enumerate(shard()) if row not in copies)
-            near.write_bands(texts, self.file("bands", number), self.settings.banding(), memory_bytes=memory)
-        pairs, wanted = self.files("pairs", parts), self.files("wanted", parts)
-        for part in range(parts):
-            near.write_pairs(
-                self.files("bands", n_shards), pairs[part], wanted[part], part=part, parts=parts,
-                most_compared=self.settings.most_compared, memory_bytes=memory,
-            )  # fmt: skip
-        located = self.located("wanted", wanted)
-        for number, shard in enumerate(self.shards):
-            name_of = {int(row): int(name) for row, name in self.rows(located, number)[:, :2].tolist()}
-            some = ((name_of[row], d.text) for row, d in enumerate(shard()) if row in name_of)
-            sets.write_sets(number, some, self.file("sets", number))
-        index = self.file("index", 0)
-        sets.merge_indexes([sets.index_of(path) for path in self.files("sets", n_shards)], index)
-        self.sets = sets.Sets(index, lambda number: self.file("sets", number))
-        edges = self.files("edges", parts)
-        for part, path in enumerate(edges):
-            near.write_edges(
-                pairs, self.sets, path, threshold=self.settings.threshold, part=part, parts=parts, memory_bytes=memory
-            )
-        return edges
-
-    def copies(self, edges: list[Path], equals: list[Path], found: sets.Sets | None, kind: str, label: str) -> pa.Table:
-        grouped = self.file(f"clusters {label}", 0)
-        clusters.write_clusters(edges, grouped, memory_bytes=self.memory)
-        located = self.located(f"in clusters {label}", [grouped])
-        equal = self.located(f"equal in clusters {label}", equals)
-        members = self.files(f"members {label}", len(self.shards))
-        for number, shard in enumerate(self.shards):
-            documents = ((document.id, self.priority(document)) for document in shard())
-            clusters.write_members(documents, self.rows(located, number), self.rows(equal, number), members[number])
-        tables = [
-            clusters.resolve(members, found, kind=kind, part=part, parts=self.parts, memory_bytes=self.memory)
-            for part in range(self.parts)
-        ]
-        return pa.concat_tables(tables)
-
-    def located(self, name: str, wanted: list[Path]) -> list[Path]:
-        found = self.files(f"located {name}", self.parts) if wanted else []
-        known = self.files("names", len(self.shards))
-        for part, path in enumerate(found):
-            runs = [Run(file) for file in wanted]
-            places.locate(known, runs, path, part=part, parts=self.parts, memory_bytes=self.memory)
-        return found
-
-    def rows(self, located: list[Path], number: int) -> U64:
-        return places.rows_of(located, number) if located else clusters.NO_ROWS
-
-    def file(self, name: str, number: int) -> Path:
-        return self.folder / f"{name} {number:05}"
-
-    def files(self, name: str, count: int) -> list[Path]:
-        return [self.file(name, number) for number in range(count)]
-
-
-def read_shard(path: Path) -> Shard:
-    """A shard that is a Parquet file of documents."""
-    from chatloom.corpus.record import read_documents
-
-    def read() -> Iterator[Document]:
-        return read_documents(path)
-
-    return read
+def _values(series: Series | None) -> dict[str, Any] | None:
+    return None if series is None else series.values()

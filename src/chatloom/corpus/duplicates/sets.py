@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,7 +15,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from chatloom.corpus.duplicates.external_sort import external_sort, merge_runs, open_runs
+from chatloom.corpus.duplicates.external_sort import external_sort
 from chatloom.corpus.duplicates.runs import U8, WORD_BYTES, Run, RunError
 from chatloom.corpus.duplicates.shingling import Shingles, shingle_rows
 from chatloom.corpus.text.units import U64, batches
@@ -64,11 +64,6 @@ def _sets(texts: Iterable[tuple[int, str]]) -> Iterator[tuple[int, Shingles]]:
     yield from made()
 
 
-def merge_indexes(paths: Sequence[Path], path: Path) -> int:
-    """One index of the sets of all shards."""
-    return merge_runs(open_runs(paths, SETS), path)
-
-
 class Sets:
     """Sets by name. `index` is that of all shards, `files` gives a shard's file. Raises RunError for damaged files."""
 
@@ -80,30 +75,8 @@ class Sets:
         return np.isin(wanted, self.entries(wanted)[:, 0])
 
     def entries(self, wanted: U64) -> U64:
-        """Index records of the names (sorted, distinct) that have a set, by name."""
-        block = np.searchsorted(self._index.firsts[:, 0], wanted, side="right") - 1
-        found: list[U64] = []
-        for number in np.unique(block).tolist():
-            names = wanted[block == number]
-            if number < 0:
-                continue
-            records = self._index.blocks(number, number + 1)
-            # Of a book the pieces may begin in the block before, and go on in the blocks behind.
-            records = self._around(number, records, names)
-            found.append(records[np.isin(records[:, 0], names)])
-        return np.concatenate(found) if found else np.empty((0, len(COLUMNS)), np.uint64)
-
-    def _around(self, number: int, records: U64, names: U64) -> U64:
-        pieces = [records]
-        before = number
-        while before > 0 and pieces[0][0, 0] == names[0]:
-            before -= 1
-            pieces.insert(0, self._index.blocks(before, before + 1))
-        after = number
-        while after + 1 < len(self._index.firsts) and self._index.firsts[after + 1, 0] == names[-1]:
-            after += 1
-            pieces.append(self._index.blocks(after, after + 1))
-        return np.concatenate(pieces) if len(pieces) > 1 else records
+        """Index records of the names (sorted, distinct) that have a set, by name; of a book one for each shard."""
+        return self._index.of(wanted)
 
     def read(self, entries: U64) -> dict[int, Shingles]:
         """The sets of index records; several records of one name are one set."""

@@ -20,12 +20,13 @@ from pathlib import Path
 
 import numpy as np
 
-from chatloom.corpus.duplicates.external_sort import MEMORY, external_sort, merge, open_runs, partition
+from chatloom.corpus.duplicates.external_sort import MEMORY, external_sort, merge, open_runs
 from chatloom.corpus.duplicates.grouping import later_members, members_of_repeats
 from chatloom.corpus.duplicates.passages import Rows
-from chatloom.corpus.duplicates.places import place
+from chatloom.corpus.duplicates.places import place, rows_within
 from chatloom.corpus.duplicates.shingling import powers
 from chatloom.corpus.duplicates.substring import spans_of_windows
+from chatloom.corpus.ranged import partition
 from chatloom.corpus.text import characters
 from chatloom.corpus.text.units import U64, mix
 
@@ -57,8 +58,9 @@ def write_shared(
     paths: Sequence[Path], path: Path, *, part: int = 0, parts: int = 1, memory_bytes: int = MEMORY
 ) -> int:
     """Run of (place, anchor) of the anchors of one range that occur more than once; returns their number."""
-    runs = open_runs(paths, ANCHORS)
-    found = members_of_repeats(merge(runs, *partition(part, parts), memory_bytes=memory_bytes))
+    within = partition(part, parts)
+    runs = open_runs(paths, ANCHORS, within=within)
+    found = members_of_repeats(merge(runs, *within, memory_bytes=memory_bytes))
     return external_sort(
         (records[:, ::-1] for records in found), path, SHARED, ("place", "anchor"), runs[0].about, unique=True,
         memory_bytes=memory_bytes,
@@ -70,7 +72,7 @@ def write_windows(
     memory_bytes: int = MEMORY,
 ) -> int:  # fmt: skip
     """Run of (hash, place, offset) of the windows of (row, text) whose anchor is shared; rows ascending."""
-    anchors = Rows(open_runs(shared, SHARED, _about(min_characters)), shard)
+    anchors = Rows(open_runs(shared, SHARED, _about(min_characters), rows_within(shard)), shard)
 
     def records() -> Iterator[U64]:
         for row, text in texts:
@@ -92,8 +94,9 @@ def write_repeats(
     paths: Sequence[Path], path: Path, *, part: int = 0, parts: int = 1, memory_bytes: int = MEMORY
 ) -> int:
     """Run of (place, offset) of the windows of one range of hashes that occur earlier; returns their number."""
-    runs = open_runs(paths, WINDOWS)
-    found = later_members(merge(runs, *partition(part, parts), memory_bytes=memory_bytes), 1)
+    within = partition(part, parts)
+    runs = open_runs(paths, WINDOWS, within=within)
+    found = later_members(merge(runs, *within, memory_bytes=memory_bytes), 1)
     return external_sort((r[:, 1:] for r in found), path, REPEATS, ("place", "offset"), runs[0].about,
                          memory_bytes=memory_bytes)  # fmt: skip
 
@@ -102,7 +105,7 @@ def repeats_in_shard(
     shard: int, rows: Iterable[int], repeats: Sequence[Path], *, min_characters: int
 ) -> Iterator[tuple[int, list[int]]]:
     """(row, spans that repeat what stood earlier) of the rows of a shard, ascending."""
-    offsets = Rows(open_runs(repeats, REPEATS, _about(min_characters)), shard)
+    offsets = Rows(open_runs(repeats, REPEATS, _about(min_characters), rows_within(shard)), shard)
     for row in rows:
         starts = np.sort(offsets.of(row).astype(np.int64))
         # One text, as long as need be: the windows are known to lie in it.

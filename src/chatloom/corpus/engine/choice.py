@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from chatloom.corpus.engine.local import LocalPool
-from chatloom.corpus.engine.steps import Engine
+from chatloom.corpus.engine.steps import HeldEngine
 from chatloom.settings import Settings, runtime
 
 Name = Literal["local", "ray", "beam"]
@@ -36,8 +36,11 @@ class ShardSettings(Settings):
     shard_megabytes: float = Field(32.0, gt=0, description="millions of characters in one shard of documents")
 
 
-def make_engine(settings: EngineSettings) -> Engine:
-    """The engine that was asked for. Raises ChatloomError where its package is not installed."""
+def make_engine(settings: EngineSettings) -> HeldEngine:
+    """The engine that was asked for; in a `with` it lasts for several steps.
+
+    Raises ChatloomError where its package is not installed.
+    """
     if settings.name == "ray":
         from chatloom.corpus.engine.on_ray import OnRay
 

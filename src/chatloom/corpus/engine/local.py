@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Self
 
 from chatloom.corpus.engine.steps import Lost, Receipt, Work, run_task
 from chatloom.corpus.workers import BATCH_BYTES, Failure, Workers
 
 
 class LocalPool:
-    """`processes` children; a task may take `seconds` and `memory_bytes`. Raises nothing: what dies is Lost."""
+    """`processes` children; a task may take `seconds` and `memory_bytes`. Raises nothing: what dies is Lost.
+
+    In a `with` the children live as long as it does, else as long as one `map`.
+    """
 
     def __init__(self, processes: int, *, seconds: float = 3600.0, memory_bytes: int = 8 << 30) -> None:
         self.processes, self.seconds, self.memory_bytes = max(1, processes), seconds, memory_bytes
+        self._held: Workers | None = None
+
+    def __enter__(self) -> Self:
+        self._held = self._workers()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._held is not None:
+            self._held.__exit__(kind, error, trace)
+        self._held = None
+
+    def _workers(self) -> Workers:
+        function = "chatloom.corpus.engine.local:work_here"
+        return Workers(function, None, self.processes, self.seconds, self.memory_bytes)
 
     def map(self, work: Iterable[Work]) -> Iterator[Receipt | Lost]:
         """Receipts in the order of the work."""
@@ -23,11 +44,14 @@ class LocalPool:
                 keys.append(item.task.key)
                 yield item, BATCH_BYTES  # a batch of its own, so that a death costs one task
 
-        with Workers(
-            "chatloom.corpus.engine.local:work_here", None, self.processes, self.seconds, self.memory_bytes
-        ) as pool:
+        pool, ended = self._held or self._workers(), False
+        try:
             for number, result in enumerate(pool.map(items())):
                 yield Lost(keys[number], result.reason) if isinstance(result, Failure) else result
+            ended = True
+        finally:
+            if self._held is None or not ended:  # children in the middle of something answer no other question
+                pool.__exit__(None, None, None)
 
 
 class InProcess:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from chatloom.corpus.engine.steps import TEMPORARY, Lost, Receipt, Work, read_receipt, run_task
 from chatloom.errors import ChatloomError
@@ -22,6 +24,14 @@ class OnBeam:
         except ImportError:
             raise ChatloomError("engine `beam` is not installed; run: pip install 'chatloom[beam]'") from None
         self._beam, self._options = apache_beam, list(options)
+
+    def __enter__(self) -> Self:
+        return self  # every step is a pipeline of its own
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return
 
     def map(self, work: Iterable[Work]) -> Iterator[Receipt | Lost]:
         """Receipts in the order of the work, once the pipeline has ended; a task without one is Lost."""

@@ -8,7 +8,8 @@ the same bytes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from chatloom.corpus.engine.steps import Lost, Receipt, Work, run_task
 from chatloom.errors import ChatloomError
@@ -17,7 +18,10 @@ IN_FLIGHT_PER_CPU = 2
 
 
 class OnRay:
-    """Ray at `address` ("auto": the cluster this machine belongs to; "local": one started here with `cpus`)."""
+    """Ray at `address` ("auto": the cluster this machine belongs to; "local": one started here with `cpus`).
+
+    In a `with` the connection stays as long as it does, else as long as one `map`.
+    """
 
     def __init__(self, address: str = "auto", *, cpus: int | None = None, seconds: float = 3600.0) -> None:
         try:
@@ -25,6 +29,18 @@ class OnRay:
         except ImportError:
             raise ChatloomError("engine `ray` is not installed; run: pip install 'chatloom[ray]'") from None
         self._ray, self._address, self._cpus, self._seconds = ray, address, cpus, seconds
+        self._started = False
+
+    def __enter__(self) -> Self:
+        self._started = self._connect()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._started:
+            self._ray.shutdown()
+        self._started = False
 
     def map(self, work: Iterable[Work]) -> Iterator[Receipt | Lost]:
         """Receipts as they come in; a task's worker that dies or takes longer than `seconds` makes it Lost."""

@@ -18,7 +18,8 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from types import TracebackType
+from typing import Any, Protocol, Self
 
 from chatloom.artifact import fsync_file, sha256_file, write_json
 from chatloom.errors import ChatloomError
@@ -81,6 +82,16 @@ class Engine(Protocol):
         """Run each piece of work somewhere."""
 
 
+class HeldEngine(Engine, Protocol):
+    """An engine that keeps its processes or its cluster from one step to the next inside a `with`."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
 @dataclass(frozen=True)
 class Part:
     """The part of a step that this process does: tasks i, i + n, i + 2n, ... of the list."""
@@ -125,6 +136,10 @@ class Step:
             if task.key not in self._done and (receipt := read_receipt(self.folder, task)) is not None:
                 self._done[task.key] = receipt
         return self._done
+
+    def complete(self) -> bool:
+        """Whether every task has been done."""
+        return len(self.done()) == len(self.tasks)
 
     def run(
         self, engine: Engine, *, part: Part | None = None, advance: Callable[[Receipt], None] | None = None

@@ -1,0 +1,170 @@
+"""The stage `duplicates`: the same bytes from every engine and after every end, and columns that say what is true."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from crawl_copies import CHATLOOM, count_receipts, crawl, killed_after, tables
+
+from chatloom import recipe
+from chatloom.artifact import Artifact
+from chatloom.corpus.columns import read_labelled
+from chatloom.corpus.duplicates.search import CopySettings, search
+from chatloom.corpus.engine.local import InProcess
+from chatloom.corpus.engine.steps import Lost, Receipt, Work
+from chatloom.corpus.record import Document, document_files
+from chatloom.corpus.split import side_of, sides_of_clusters
+
+SHARE = 0.3
+
+
+def pages(folder: Path, documents: list[Document]) -> Path:
+    """The documents as a file of JSON lines."""
+    path = folder / "pages.jsonl"
+    rows = [{"id": d.id, "text": d.text.strip() or "empty", "url": d.url} for d in documents]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def texts(path: Path, out: Path, shard_megabytes: float = 0.01) -> Artifact:
+    """The artifact of documents, in shards of so many characters."""
+    settings = {"engine": {"workers": 1}, "shards": {"shard_megabytes": shard_megabytes}}
+    return recipe.run_stage("documents", settings, {"pages": [path]}, out / "documents", quiet=True)
+
+
+def copies(documents: Artifact, out: Path, **settings: Any) -> Artifact:
+    """The stage with some settings."""
+    given = {"held_out_share": SHARE, "engine": {"workers": 2}, **settings}
+    return recipe.run_stage("duplicates", given, {"documents": documents}, out, quiet=True)
+
+
+@pytest.fixture(scope="module")
+def documents(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    folder = tmp_path_factory.mktemp("crawl")
+    return texts(pages(folder, crawl()), folder)
+
+
+@pytest.fixture(scope="module")
+def made(documents: Artifact) -> Artifact:
+    """What the stage makes undisturbed."""
+    return copies(documents, documents.path.parent / "copies")
+
+
+def rows(documents: Artifact, made: Artifact) -> dict[str, dict[str, Any]]:
+    """Labels of each document, by id; that they fit the documents is checked on the way."""
+    found = {}
+    for shard in document_files(documents.path):
+        for batch in read_labelled(shard, [made.path / "duplicates" / shard.name]):
+            found |= {document.id: dict(document.labels) for document in batch}
+    return found
+
+
+def test_the_columns_say_what_the_search_finds(documents: Artifact, made: Artifact, tmp_path: Path) -> None:
+    listed = [Document(d.id, d.text.strip() or "empty", url=d.url) for d in crawl()]
+    table, groups = search([lambda: listed], tmp_path / "work", CopySettings(), parts=3)
+    kinds: dict[str, tuple[str, float]] = {}
+    for row in table.to_pylist():
+        kinds.setdefault(row["id"], (row["kind"], row["similarity"]))
+    cluster = {name: (key, len(ids)) for key, ids in groups for name in ids}
+    sides = dict(sides_of_clusters(groups, SHARE, 0))
+    labels = rows(documents, made)
+    assert sorted(labels) == sorted(document.id for document in listed)
+    for name, row in labels.items():
+        assert (row["duplicate_kind"], row["similarity"]) == kinds.get(name, (None, None))
+        assert (row["cluster"], row["cluster_size"]) == cluster.get(name, (None, 1))
+        assert row["split"] == sides.get(name, side_of(name, SHARE, 0))
+    counted = [kind for kind, _ in kinds.values()]
+    assert made.metrics["copies"] == {kind: counted.count(kind) for kind in ("exact", "near", "url")}
+    assert min(made.metrics["copies"].values()) > 0
+    assert made.metrics["clusters"] == len(groups)
+    assert made.metrics["documents"] == len(labels) == sum(made.metrics["split"].values())
+
+
+def test_every_number_of_ranges_and_workers_gives_the_same_bytes(
+    documents: Artifact, made: Artifact, tmp_path: Path
+) -> None:
+    for settings in ({"ranges": 1, "engine": {"workers": 1}}, {"ranges": 7, "memory_megabytes": 1}):
+        again = copies(documents, tmp_path / f"{settings['ranges']}", **settings)
+        assert tables(again.path) == tables(made.path)
+        assert again.fingerprint == made.fingerprint
+
+
+def test_other_shards_hold_the_same_rows(documents: Artifact, made: Artifact, tmp_path: Path) -> None:
+    other = texts(pages(tmp_path, crawl()), tmp_path, shard_megabytes=0.003)
+    assert len(document_files(other.path)) > len(document_files(documents.path)) > 2
+    assert rows(other, copies(other, tmp_path / "copies")) == rows(documents, made)
+
+
+def test_ray_writes_the_same_bytes(documents: Artifact, made: Artifact, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    engine = {"name": "ray", "address": "local", "workers": 2}
+    assert tables(copies(documents, tmp_path / "copies", engine=engine).path) == tables(made.path)
+
+
+class Counting(InProcess):
+    """An engine here that counts what it is given."""
+
+    def __init__(self) -> None:
+        self.given: list[str] = []
+
+    def map(self, work: Iterable[Work]) -> Iterator[Receipt | Lost]:
+        for item in work:
+            self.given.append(item.task.key)
+            yield from super().map([item])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        return
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
+def test_killed_anywhere_and_run_again_it_goes_on_and_writes_the_same_bytes(
+    documents: Artifact, made: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    whole = Counting()
+    monkeypatch.setattr("chatloom.stages.duplicates.make_engine", lambda _: whole)
+    assert tables(copies(documents, tmp_path / "whole", ranges=3).path) == tables(made.path)
+    settings = {"documents": {"path": str(documents.path)}, "held_out_share": SHARE, "ranges": 3}
+    file, out = tmp_path / "copies.yaml", tmp_path / "copies"
+    file.write_text(yaml.safe_dump({**settings, "engine": {"workers": 2}}), encoding="utf-8")
+    command = [*CHATLOOM, "duplicates", str(file), "--out", str(out), "--quiet"]
+    done = killed_after(int(share * len(whole.given)), command, tmp_path / "copies.partial")
+    rest = Counting()
+    monkeypatch.setattr("chatloom.stages.duplicates.make_engine", lambda _: rest)
+    again = copies(documents, out, ranges=3)
+    assert len(rest.given) <= len(whole.given) - done  # what its children had begun, they may have ended
+    assert tables(again.path) == tables(made.path)
+    assert again.metrics == made.metrics
+    assert again.manifest["attempts"] == 2
+
+
+def test_cut_off_between_the_columns_and_the_end_it_searches_for_nothing_again(
+    documents: Artifact, made: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_off(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("chatloom.stages.duplicates.write_json", cut_off)
+        with pytest.raises(recipe.Stopped):
+            copies(documents, tmp_path / "copies")
+    assert not (tmp_path / "copies.partial" / "scratch").exists()
+    again = Counting()
+    monkeypatch.setattr("chatloom.stages.duplicates.make_engine", lambda _: again)
+    assert tables(copies(documents, tmp_path / "copies").path) == tables(made.path)
+    assert again.given == []
+
+
+def test_nothing_but_the_columns_stays(made: Artifact) -> None:
+    names = {file.relative_to(made.path).parts[0] for file in made.path.rglob("*") if file.is_file()}
+    assert names == {"artifact.json", "duplicates", "page.html"}
+    assert count_receipts(made.path) == len(list((made.path / "duplicates").glob("*.parquet")))
+    assert pq.read_schema(next((made.path / "duplicates").glob("*.parquet"))).names[0] == "id"
