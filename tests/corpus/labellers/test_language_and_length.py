@@ -25,6 +25,7 @@ from chatloom.settings import SettingsError
         ("文字列を単語のリストに分割して返します。", "ja"),
         ("문자열을 단어 목록으로 나눕니다.", "ko"),
         ("THE QUICK BROWN FOX JUMPS OVER THE LAZY DOG AND RUNS AWAY FROM IT", "en"),
+        ("设集合 $A=\\{1,2,4\\}, B=\\left\\{x \\mid x^{2}-4 x+m=0\\right\\}$. 若 $A \\cap B=\\{1\\}$, 则 $B=$", "zh"),
         ("", "und"),
         ("123 -- 456 !!", "und"),
     ],

