@@ -1,32 +1,25 @@
 """N-gram models and quality classifiers on real texts: how well they tell texts apart, how fast, in how much memory.
 
-    python benchmarks/quality.py FOLDER [--orders 2 3 5] [--write]
+    python benchmarks/quality.py [--data FOLDER] [--orders 2 3 5] [--write]
 
-FOLDER holds the pretraining texts (`en_novels_a.jsonl.gz`, `zh_vernacular_novels.jsonl.gz`,
-`en_web_wiki_sample.jsonl.gz`). Perplexity: trained on some books, measured on windows of others, against the same
+Perplexity: trained on some books, measured on windows of others, against the same
 windows with their words in random order. Quality: Wikipedia against crawled pages, cross-validated by document on
 windows of 1,500 characters with white space collapsed (whole pages differ trivially, in length and line ends). Rates
 count the processor time of one core. With scikit-learn installed, its hashing vectoriser and SGD stand beside ours.
-`--write` puts the result with date, versions and machine into benchmarks/results/.
 """
 
 from __future__ import annotations
 
-import argparse
-import gzip
-import json
-import platform
 import resource
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measure import Report, arguments, find, records
 
-from chatloom import __version__
 from chatloom.corpus.ngrams.model import NgramModel
 from chatloom.corpus.ngrams.training import NgramSettings, NgramTrainer
 from chatloom.corpus.quality.classifier import QualityClassifier
@@ -43,32 +36,14 @@ DOCUMENT = 3000  # characters of a document, for rates
 
 def main() -> None:
     """Measure, print one JSON document, and write it if asked to."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser = arguments(__doc__ or "")
     parser.add_argument("--orders", type=int, nargs="+", default=[1, 2, 3, 4, 5])
-    parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
-    rows = [perplexity(options.folder, language, order) for language in BOOKS for order in options.orders]
-    result = {
-        "date": date.today().isoformat(),
-        "chatloom": __version__,
-        "numpy": np.__version__,
-        "machine": f"{platform.machine()}, {platform.python_implementation()} {platform.python_version()}",
-        "perplexity": rows,
-        "quality": quality(options.folder / "en_web_wiki_sample.jsonl.gz"),
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-    }
-    print(json.dumps(result, indent=1, ensure_ascii=False))
-    if options.write:
-        target = Path(__file__).parent / "results" / f"quality-{result['date']}.json"
-        target.parent.mkdir(exist_ok=True)
-        target.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def records(path: Path) -> list[dict[str, Any]]:
-    """Records of a packed JSON lines file."""
-    lines = gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")
-    return [json.loads(line) for line in lines if line]
+    report = Report("numpy", "scikit-learn")
+    rows = [perplexity(options.data, language, order) for language in BOOKS for order in options.orders]
+    results = {"perplexity": rows, "quality": quality(find(options.data, "en_web_wiki_sample.jsonl.gz"))}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    report.finish({**results, "peak_memory_mb": peak}, options)
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -78,10 +53,10 @@ def seconds(work: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
-def perplexity(folder: Path, language: str, order: int) -> dict[str, Any]:
+def perplexity(data: Path, language: str, order: int) -> dict[str, Any]:
     """One model: rates, size, held-out cross-entropy, and AUC of real against shuffled windows of several lengths."""
     name, held_out = BOOKS[language]
-    rows = records(folder / f"{name}.jsonl.gz")
+    rows = list(records(find(data, f"{name}.jsonl.gz")))
     train = [row["text"] for row in rows if not any(book in row["id"] for book in held_out)]
     others = [row["text"] for row in rows if any(book in row["id"] for book in held_out)]
     real = [text[a : a + WINDOW] for text in others for a in range(0, min(len(text) - WINDOW, 6000), WINDOW)][:400]

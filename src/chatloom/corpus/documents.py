@@ -7,6 +7,7 @@ killed (workers.py), plain texts here.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import itertools
 import json
@@ -141,7 +142,9 @@ def _outcomes(records: Iterable[Page | Quarantined], settings: ExtractionSetting
 def _child(settings: str) -> Workers:
     """The child process that extracts; it starts with its first page and ends with this process."""
     parsed = ExtractionSettings.parse(json.loads(settings), where="extraction")
-    return Workers("chatloom.corpus.documents:page_to_document", parsed, 1, parsed.seconds_per_page)
+    workers = Workers("chatloom.corpus.documents:page_to_document", parsed, 1, parsed.seconds_per_page)
+    atexit.register(workers.stop)
+    return workers
 
 
 class _Shards:
