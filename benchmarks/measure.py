@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from chatloom import __version__
 from chatloom.corpus.engine.choice import usable_cpus
@@ -29,6 +29,7 @@ from chatloom.corpus.engine.choice import usable_cpus
 HERE = Path(__file__).resolve().parent
 DATA = HERE.parents[1] / "shared" / "data"
 NOT_POSSIBLE = 3  # exit status where something is missing that a benchmark needs; `make bench` goes on
+Key = TypeVar("Key")
 QUIET = 0.05  # share of the machine that others may use before a report says that it was busy
 
 
@@ -88,7 +89,7 @@ class Times:
         return found | {"all_wall": [round(value, 3) for value in self.wall]}
 
 
-def in_turn(sides: Mapping[str, Callable[[], object]], repeats: int, *, warm_up: int = 1) -> dict[str, Times]:
+def in_turn(sides: Mapping[Key, Callable[[], object]], repeats: int, *, warm_up: int = 1) -> dict[Key, Times]:
     """Run all sides one after the other, again and again; the first `warm_up` rounds are not counted."""
     found = {name: Times() for name in sides}
     for number in range(warm_up + repeats):
