@@ -1,30 +1,27 @@
 """The search for copies, step by step: documents a second of one process, disk a document, precision and recall.
 
-    python benchmarks/duplicates.py [--documents 4000] [--repeats 3] [--write]
+    python benchmarks/duplicates.py [--data FOLDER] [--documents 4000] [--repeats 3] [--write]
 
-Needs the folder of real data beside the checkout (../shared/data). Texts are novels and PEPs (English) and modern
-histories (Chinese), cut to about 3 kB; a tenth of them is added once more with words or characters replaced. Processor
-time, so that what else the machine does counts little. `--write` puts the result into benchmarks/results/.
+Texts are novels and PEPs (English) and modern histories (Chinese), cut to about 3 kB; a tenth of them is added once
+more with words or characters replaced. One process; medians of all steps in turn, again and again. `stage` is the whole
+stage `duplicates` on the labelled passages, what its clusters say against the labels: copy to original, 0.7 and more.
 """
 
 from __future__ import annotations
 
-import argparse
-import gzip
-import json
-import os
-import platform
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
-from datetime import date
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from measure import Report, arguments, find, in_turn, records, write_lines
 
-from chatloom import __version__
+from chatloom import recipe
 from chatloom.corpus.duplicates import exact, near, passages, sets, windows
 from chatloom.corpus.duplicates.contamination import Contamination, ContaminationSettings
 from chatloom.corpus.duplicates.minhash import Banding, band_keys, signatures
@@ -34,52 +31,36 @@ from chatloom.corpus.duplicates.search import CopySettings, search
 from chatloom.corpus.duplicates.shingling import shingle_rows
 from chatloom.corpus.record import Document
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SOURCES = {"en": ("en_novels_a", "en_peps"), "zh": ("zh_modern_history",)}
 BANDINGS = ((14, 8), (10, 4), (16, 5), (20, 5), (25, 5), (20, 6), (24, 6), (28, 6))
 SIZE = 3000  # bytes of a text
 WINDOW = 100
+BAR = {"precision": 0.97, "recall": 0.97}
+TARGETS = {"shingles and signatures": 3000}
 
 
 def main() -> None:
     """Measure, print one JSON document, and write it if asked to."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments(__doc__ or "", repeats=3)
     parser.add_argument("--documents", type=int, default=4000)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
-    if not DATA.is_dir():
-        raise SystemExit(f"{DATA} is not there; this benchmark needs the real texts in it")
-    result = {
-        "date": date.today().isoformat(),
-        "chatloom": __version__,
-        "numpy": np.__version__,
-        "machine": f"{platform.machine()}, CPython {platform.python_version()}",
-        "load": round(os.getloadavg()[0], 1),
-        "steps": [step for lang in SOURCES for step in steps(lang, options.documents, options.repeats)],
-        "bandings": [quality(*banding) for banding in BANDINGS],
-        "contamination": contamination(),
+    report = Report("numpy", "pyarrow")
+    labelled = list(records(find(options.data, "near_duplicates_labelled.jsonl.gz")))
+    results = {
+        "bar": BAR,
+        "stage": staged(labelled),
+        "steps": [step for lang in SOURCES for step in steps(options.data, lang, options.documents, options.repeats)],
+        "bandings": [quality(labelled, *banding) for banding in BANDINGS],
+        "contamination": contamination(options.data),
     }
-    text = json.dumps(result, ensure_ascii=False, indent=1)
-    print(text)
-    if options.write:
-        folder = Path(__file__).parent / "results"
-        folder.mkdir(exist_ok=True)
-        (folder / f"duplicates-{result['date']}.json").write_text(text + "\n", encoding="utf-8")
+    report.finish(results, options)
 
 
-def read(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a `.jsonl.gz` file."""
-    with gzip.open(path, "rt", encoding="utf-8", newline="\n") as file:
-        for line in file:
-            yield json.loads(line)
-
-
-def texts(language: str, n: int) -> list[str]:
+def texts(data: Path, language: str, n: int) -> list[str]:
     """About n texts of about SIZE bytes, the last tenth near copies of the first."""
     found: list[str] = []
     for name in SOURCES[language]:
-        for row in read(DATA / "pretrain" / f"{name}.jsonl.gz"):
+        for row in records(find(data, f"{name}.jsonl.gz")):
             text = row["text"]
             size = len(text) // max(1, round(len(text.encode()) / SIZE)) + 1
             found += [text[start : start + size] for start in range(0, len(text), size)]
@@ -95,9 +76,9 @@ def changed(text: str, rng: random.Random) -> str:
     return joint.join(rng.choice(units) if rng.random() < 0.01 else unit for unit in units)
 
 
-def steps(language: str, n: int, repeats: int) -> list[dict[str, Any]]:
-    """Each step on all texts in one shard and one range; the best of the repeats."""
-    all_texts = texts(language, n)
+def steps(data: Path, language: str, n: int, repeats: int) -> list[dict[str, Any]]:
+    """Each step on all texts in one shard and one range."""
+    all_texts = texts(data, language, n)
     ids = [f"{number:06}" for number in range(len(all_texts))]
     documents = list(zip(ids, all_texts))
     rows = list(enumerate(all_texts))
@@ -143,13 +124,14 @@ def steps(language: str, n: int, repeats: int) -> list[dict[str, Any]]:
             ("anchors", lambda: windows.write_anchors(0, rows, file("anchors"), min_characters=WINDOW), "anchors"),
             ("repeated windows", repeats_found, "windows"),
         ]
+        times = in_turn({step: run for step, run, _ in work}, repeats)
         measured = []
-        for step, run, output in work:
-            seconds = best(run, repeats)
+        for step, _, output in work:
             disk = round(file(output).stat().st_size / len(rows), 1) if output else None
             measured.append(
-                {"language": language, "step": step, "documents/s": round(len(rows) / seconds),
-                 "MB/s": round(size / seconds / 1e6, 1), "disk bytes/document": disk}
+                {"language": language, "step": step, "documents_per_second": times[step].rates(len(rows)),
+                 "megabytes_per_second": times[step].rates(size / 1e6, 1), "disk_bytes_a_document": disk,
+                 **({"target_documents_per_second": TARGETS[step]} if step in TARGETS else {})}
             )  # fmt: skip
         pairs, edges = Run(file("pairs")).count, Run(file("edges")).count
     return [*measured, {"language": language, "documents": len(rows), "pairs compared": pairs, "edges": edges}]
@@ -161,19 +143,34 @@ def consume(items: Iterable[object]) -> None:
         pass
 
 
-def best(run: Callable[[], Any], repeats: int) -> float:
-    """Least processor seconds of the repeats."""
-    seconds = []
-    for _ in range(repeats):
-        begun = time.process_time()
-        run()
-        seconds.append(time.process_time() - begun)
-    return min(seconds)
+def staged(labelled: list[dict[str, Any]]) -> dict[str, Any]:
+    """Documents and duplicates as stages with their own settings."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_lines(folder / "passages.jsonl", [{"id": row["doc_id"], "text": row["text"]} for row in labelled])
+        inputs = {"documents": recipe.run_stage("documents", {}, {"pages": [folder / "passages.jsonl"]},
+                                                folder / "documents", quiet=True)}  # fmt: skip
+        made = recipe.run_stage("duplicates", {}, inputs, folder / "duplicates", quiet=True)
+        table = pa.concat_tables([pq.read_table(file) for file in sorted(made.path.glob("*/*.parquet"))])
+    cluster = {row["id"]: row["cluster"] for row in table.select(["id", "cluster"]).to_pylist() if row["cluster"]}
+    return {"settings": made.manifest["settings"], **judged(labelled, cluster)}
 
 
-def quality(bands: int, rows_in_band: int) -> dict[str, Any]:
+def judged(labelled: list[dict[str, Any]], cluster: dict[str, Any]) -> dict[str, float]:
+    """Precision and recall: is a copy in one cluster with its original?"""
+    base = {row["cluster"]: row["doc_id"] for row in labelled if row["op"] == "base"}
+    copies = [row for row in labelled if row["op"] != "base"]
+    same = np.array([cluster.get(r["doc_id"], r["doc_id"]) == cluster.get(base[r["cluster"]], base[r["cluster"]])
+                     for r in copies])  # fmt: skip
+    is_copy = np.array([row["is_duplicate"] for row in copies])
+    return {
+        "precision": round(float((same & is_copy).sum() / same.sum()), 4),
+        "recall": round(float((same & is_copy).sum() / is_copy.sum()), 4),
+    }
+
+
+def quality(rows: list[dict[str, Any]], bands: int, rows_in_band: int) -> dict[str, Any]:
     """Precision and recall of a banding on the labelled pairs (copy to base, threshold 0.7), cost beside them."""
-    rows = list(read(DATA / "clean" / "near_duplicates_labelled.jsonl.gz"))
     documents = [Document(row["doc_id"], row["text"]) for row in rows]
     settings = CopySettings(url=False, exact=False, bands=bands, rows=rows_in_band)
     with tempfile.TemporaryDirectory() as name:
@@ -183,41 +180,35 @@ def quality(bands: int, rows_in_band: int) -> dict[str, Any]:
         pairs = near.write_pairs([folder / "bands"], folder / "pairs", folder / "wanted")
         _, groups = search([lambda: documents], folder / "search", settings)
     cluster = {document: group for group, ids in groups for document in ids}
-    base = {row["cluster"]: row["doc_id"] for row in rows if row["op"] == "base"}
-    copies = [row for row in rows if row["op"] != "base"]
-    same = np.array([cluster.get(r["doc_id"], r["doc_id"]) == cluster.get(base[r["cluster"]], base[r["cluster"]])
-                     for r in copies])  # fmt: skip
-    is_copy = np.array([row["is_duplicate"] for row in copies])
-    similarity = np.array([row["jaccard5_to_base"] for row in copies])
+    similarity = np.array([row["jaccard5_to_base"] for row in rows if row["op"] != "base" and row["is_duplicate"]])
     return {
         "bands x rows": f"{bands} x {rows_in_band}",
-        "precision": round(float((same & is_copy).sum() / same.sum()), 4),
-        "recall": round(float((same & is_copy).sum() / is_copy.sum()), 4),
-        "recall by the formula": round(float(banding.probability(similarity[is_copy]).mean()), 4),
+        **judged(rows, cluster),
+        "recall by the formula": round(float(banding.probability(similarity).mean()), 4),
         "pairs compared": pairs,
         "compared at 0.1, 0.3, 0.5, 0.7": [round(float(banding.probability(j)), 4) for j in (0.1, 0.3, 0.5, 0.7)],
         "disk bytes/document": 16 * bands,
     }
 
 
-def contamination() -> dict[str, Any]:
+def contamination(data: Path) -> dict[str, Any]:
     """Every fifth evaluation item planted in capitals without punctuation, and all texts as they are."""
     others = ("agieval.jsonl.gz", "en_gsm8k_test_first400.jsonl.gz")
-    files = [*sorted((DATA / "eval").glob("*_mmlu_*.gz")), *(DATA / "eval" / name for name in others)]
+    files = [*sorted((data / "eval").glob("*_mmlu_*.gz")), *(data / "eval" / name for name in others)]
     labeller = Contamination(ContaminationSettings(items=tuple(files), fields=("question",)))
     index = labeller.index
-    filler = texts("en", 400)
+    filler = texts(data, "en", 400)
     planted = []
     for file in files:
-        for number, row in enumerate(read(file), 1):
+        for number, row in enumerate(records(file), 1):
             if number % 5 == 0 and row["question"] and index.n_grams[index.items.index(f"{file.name}:{number}")]:
                 plain = "".join(c if c.isalnum() else " " for c in row["question"]).upper()
                 planted.append(Document(f"{file.name}:{number}", f"{filler[number % 400]}\n{plain}\n"))
     found = labeller.label(planted)
     clean: dict[str, list[int]] = {}
     begun, n_documents = time.process_time(), 0
-    for path in sorted((DATA / "pretrain").glob("*.jsonl.gz")):
-        batch = [Document(str(row["id"]), row["text"]) for row in read(path)]
+    for path in sorted((data / "pretrain").glob("*.jsonl.gz")):
+        batch = [Document(str(row["id"]), row["text"]) for row in records(path)]
         labels = labeller.label(batch)
         clean[path.name.split(".")[0]] = [len(batch), sum(row["contamination_items"] > 0 for row in labels)]
         n_documents += len(batch)

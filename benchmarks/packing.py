@@ -5,61 +5,52 @@
 best-fit-crop: a buffer of 1,000 documents; into each row the longest that fits whole, again and again; when none fits,
 the shortest is cropped to fill the row and its rest thrown away. concat-chunk: all documents one after another, cut
 every `row-length` tokens, wherever that is. Lengths are log-normal with a mean of 1,000 tokens, as web text has them,
-or those of a real store. `--write` puts the result with date, versions and machine into benchmarks/results/.
+or those of a real store. Medians of all ways in turn.
 """
 
 from __future__ import annotations
 
-import argparse
 import bisect
-import json
-import platform
-import statistics
-import time
 import tracemalloc
 from collections.abc import Callable
-from datetime import date
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from measure import Report, arguments, in_turn
 
-from chatloom import __version__
 from chatloom.tokens.packing_index import PackingIndex
 
 BUFFER = 1000
+TARGET = 300
 
 
 def main() -> None:
     """Measure, print one JSON document, and write it if asked to."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments(__doc__ or "", repeats=5)
     parser.add_argument("--documents", type=int, default=300_000)
     parser.add_argument("--row-length", type=int, default=2048)
     parser.add_argument("--store", type=Path, help="folder of a `tokens` artifact whose lengths are taken")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
+    report = Report("numpy")
     lengths = lengths_of(options.store, options.documents)
     few = lengths[: min(len(lengths), 30_000)]  # the slow one is measured on fewer; its shares do not change
-    result = {
-        "date": date.today().isoformat(),
-        "chatloom": __version__,
-        "numpy": np.__version__,
-        "machine": f"{platform.machine()}, {platform.python_implementation()} {platform.python_version()}",
-        "documents": len(lengths),
-        "tokens": int(lengths.sum()),
-        "row_length": options.row_length,
-        "results": {
-            "packing index": measure(index, lengths, options.row_length, options.repeats),
-            "concat-chunk": measure(concat_chunk, lengths, options.row_length, options.repeats),
-            "best-fit-crop": measure(best_fit_crop, few, options.row_length, 1),
-        },
+    work = {
+        "packing index": (index, lengths),
+        "concat-chunk": (concat_chunk, lengths),
+        "best-fit-crop": (best_fit_crop, few),
     }
-    print(json.dumps(result, indent=1))
-    if options.write:
-        target = Path(__file__).parent / "results" / f"packing-{result['date']}.json"
-        target.parent.mkdir(exist_ok=True)
-        target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    times = in_turn({name: partial(way, own, options.row_length) for name, (way, own) in work.items()}, options.repeats)
+    results = {
+        name: {
+            "million_tokens_per_second": times[name].rates(float(own.sum()) / 1e6, 1),
+            "peak_bytes_a_document": peak(way, own[:30_000], options.row_length),
+            **way(own, options.row_length),
+        }
+        for name, (way, own) in work.items()
+    }
+    about = {"documents": len(lengths), "tokens": int(lengths.sum()), "row_length": options.row_length}
+    report.finish({**about, "target_million_tokens_per_second": TARGET, "results": results}, options)
 
 
 def lengths_of(store: Path | None, documents: int) -> np.ndarray:
@@ -69,22 +60,13 @@ def lengths_of(store: Path | None, documents: int) -> np.ndarray:
     return np.random.default_rng(0).lognormal(6.3, 1.1, documents).astype(np.int64) + 2
 
 
-Method = Callable[[np.ndarray, int], dict[str, float]]
-
-
-def measure(method: Method, lengths: np.ndarray, row_length: int, repeats: int) -> dict[str, Any]:
-    """Shares, median rate, and peak memory (in a run of its own, since watching it takes time)."""
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        shares = method(lengths, row_length)
-        seconds.append(time.perf_counter() - start)
+def peak(way: Callable[[np.ndarray, int], dict[str, float]], lengths: np.ndarray, row_length: int) -> int:
+    """Peak bytes a document, in a run of its own, since watching memory takes time."""
     tracemalloc.start()
-    method(lengths[:30_000], row_length)
-    peak = tracemalloc.get_traced_memory()[1] / min(len(lengths), 30_000)
+    way(lengths, row_length)
+    most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    rate = float(lengths.sum()) / statistics.median(seconds) / 1e6
-    return {"million_tokens_per_second": round(rate, 1), "peak_bytes_a_document": round(peak), **shares}
+    return round(most / len(lengths))
 
 
 def index(lengths: np.ndarray, row_length: int) -> dict[str, float]:
