@@ -440,6 +440,37 @@ def test_a_stage_alone_follows_the_same_rules(tmp_path: Path) -> None:
         recipe.run_stage("join", {"separatr": ""}, {"documents": [pages]}, tmp_path / "words")
 
 
+@pytest.mark.parametrize("change", ["other content", "gone"])
+def test_outside_data_that_changes_while_a_stage_runs_is_never_taken_for_what_was_planned(
+    tmp_path: Path, fakes: ModuleType, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    file = tmp_path / "p.html"
+    file.write_text("one", encoding="utf-8")
+    toy = from_values(changed(pages={"pages": {"path": str(file)}}))
+    read = fakes.write
+
+    def disturbed(context: Any) -> None:
+        read(context)
+        file.unlink() if change == "gone" else file.write_text("two", encoding="utf-8")
+
+    _, about = stages.MODULES["write"]
+    stage = replace(sys.modules["fake_stage_write"].STAGE, run=disturbed)
+    monkeypatch.setattr(sys.modules["fake_stage_write"], "STAGE", stage)
+    monkeypatch.setitem(stages.MODULES, "write", ("fake_stage_write", about))
+    toy = from_values(changed(pages={"pages": {"path": str(file)}}))
+    with pytest.raises(StageFailed, match=r"`pages`: p.html changed while the stage ran.*--start-over pages"):
+        recipe.run(toy, tmp_path / "out", quiet=True)
+    stage = replace(stage, run=read)
+    monkeypatch.setattr(sys.modules["fake_stage_write"], "STAGE", stage)
+    toy = from_values(changed(pages={"pages": {"path": str(file)}}))
+    for text in ("two", "one"):  # also what was planned at first is not what was read
+        file.write_text(text, encoding="utf-8")
+        with pytest.raises(PlanRefused, match="changed while it was read"):
+            recipe.run(toy, tmp_path / "out", quiet=True)
+    made = recipe.run(toy, tmp_path / "out", start_over=["pages"], quiet=True)
+    assert (made["pages"].path / "text.txt").read_text(encoding="utf-8") == "x\none"
+
+
 # --- remembered hashes ------------------------------------------------------------------------------------------------
 
 

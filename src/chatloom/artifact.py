@@ -239,6 +239,11 @@ class Draft:
     resumed: bool
     started: float = field(default_factory=time.time)
 
+    def spoil(self, data: Mapping[str, str]) -> None:
+        """Note that what was made is of other outside `data` than was planned, so that no later run goes on with it."""
+        values = self.identity.values()
+        write_json(self.path / DRAFT, {**values, "data": {**values["data"], **data}})
+
     def commit(self, metrics: Mapping[str, Any], **manifest: Any) -> Artifact:
         """Flush every file, write the manifest last, rename; moves an older artifact of that name to `name@hash`."""
         values = {

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,8 +15,9 @@ from chatloom.corpus import documents, workers
 from chatloom.corpus.engine.choice import ShardSettings
 from chatloom.corpus.engine.local import InProcess, LocalPool
 from chatloom.corpus.engine.steps import Engine
-from chatloom.corpus.gathering import finish, step_of
+from chatloom.corpus.gathering import cut, finish, step_of
 from chatloom.corpus.reading.files import list_files
+from chatloom.corpus.reading.parts import parts_of
 from chatloom.corpus.record import Document, document_files, read_documents, read_dropped
 from chatloom.corpus.settings import ExtractionSettings, ReadingSettings
 from chatloom.errors import ChatloomError
@@ -31,8 +35,14 @@ def gather(
     limit: int | None = None,
 ) -> dict[str, object]:
     shards = ShardSettings(part_megabytes=part_megabytes, shard_megabytes=shard_megabytes)
-    step = step_of("documents", folder, list_files([source]), ReadingSettings(), BLOCKS, shards, limit)
-    return finish("documents", folder, step.run(engine or InProcess()), ReadingSettings())
+    runner, files = engine or InProcess(), list_files([source])
+    if limit is None:
+        parts = cut("documents", folder / "cuts", files, ReadingSettings(), int(part_megabytes * 1e6), runner)
+        shutil.rmtree(folder / "cuts", ignore_errors=True)
+    else:
+        parts = parts_of(files, sys.maxsize)
+    step = step_of("documents", folder, parts, ReadingSettings(), BLOCKS, shards, limit)
+    return finish("documents", folder, step.run(runner), ReadingSettings())
 
 
 def texts(folder: Path) -> list[Document]:
@@ -102,10 +112,49 @@ def test_a_page_that_hangs_its_parser_is_dropped_alone(tmp_path: Path) -> None:
     (folder / "b.html").write_text("<div>" * 60_000, encoding="utf-8")
     (folder / "c.html").write_text("<p>last</p>", encoding="utf-8")
     settings = ExtractionSettings(extractor="resiliparse-main", seconds_per_page=1.0)
-    step = step_of("documents", tmp_path / "out", list_files([folder]), ReadingSettings(), settings, ShardSettings())
+    parts = parts_of(list_files([folder]))
+    step = step_of("documents", tmp_path / "out", parts, ReadingSettings(), settings, ShardSettings())
     metrics = finish("documents", tmp_path / "out", step.run(InProcess()), ReadingSettings())
     assert [document.text for document in texts(tmp_path / "out")] == ["first", "last"]
     assert metrics["dropped"] == {"failed": 1}
+
+
+@pytest.mark.parametrize("change", ["content", "time", "gone"])
+def test_a_file_that_changes_between_cutting_and_reading_stops_the_step(
+    crawl: Path, tmp_path: Path, change: str
+) -> None:
+    file = crawl / "big.jsonl"
+    parts = parts_of(list_files([crawl]))
+    step = step_of("documents", tmp_path / "out", parts, ReadingSettings(), BLOCKS, ShardSettings())
+    if change == "content":
+        file.write_bytes(file.read_bytes() + b'{"text": "one more"}\n')
+    elif change == "time":
+        os.utime(file, ns=(0, 0))
+    else:
+        file.unlink()
+    with pytest.raises((ChatloomError, FileNotFoundError), match=r"big.jsonl"):
+        step.run(InProcess())
+    assert not list((tmp_path / "out" / "receipts").glob("*"))
+
+
+def test_what_was_read_of_another_state_of_a_file_is_read_again(crawl: Path, tmp_path: Path) -> None:
+    file = crawl / "big.jsonl"
+    before = file.read_bytes()
+    file.write_bytes(before.replace(b"Line", b"LINE"))
+    gather(crawl, tmp_path / "out", part_megabytes=0.01)
+    file.write_bytes(before)
+    gather(crawl, tmp_path / "out", part_megabytes=0.01)
+    gather(crawl, tmp_path / "whole", part_megabytes=0.01)
+    assert texts(tmp_path / "out") == texts(tmp_path / "whole")
+
+
+def test_a_crawl_in_many_parts_gives_the_documents_of_one(shared_data: Path, tmp_path: Path) -> None:
+    source = shared_data / "web" / "sample-0000.warc.gz"
+    whole = gather(source, tmp_path / "whole")
+    cut_up = gather(source, tmp_path / "cut", LocalPool(2), part_megabytes=0.03)
+    assert texts(tmp_path / "cut") == texts(tmp_path / "whole")
+    assert {**cut_up, "shards": 1} == whole
+    assert int(str(cut_up["shards"])) > 3
 
 
 def test_ids_that_repeat_are_told_apart_and_nothing_else_changes(tmp_path: Path) -> None:

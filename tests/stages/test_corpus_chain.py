@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
 import sys
@@ -14,6 +15,7 @@ from chatloom import recipe
 from chatloom.artifact import Artifact
 from chatloom.corpus.record import document_files, read_documents, read_dropped
 from chatloom.errors import ChatloomError
+from chatloom.recipe.reading import from_values
 
 ENGLISH = "The cat sat on the mat, and the dog that was with it had to go out to the garden of the house. "
 CHINESE = "从前有一个人，他在山里住了很久，后来他回到城里，说起他所看到的事情，大家都很高兴。"
@@ -61,6 +63,17 @@ def test_columns_of_other_documents_are_never_taken_over(pages: Path, tmp_path: 
     pages.write_text(pages.read_text(encoding="utf-8").replace("The cat", "A cat"), encoding="utf-8")
     again = make("labels", out, {"documents": documents(pages, out)}, labellers=LABELLERS)
     assert again.metrics["taken_over"] == []
+
+
+def test_big_files_that_cannot_be_cut_are_named_by_the_plan(tmp_path: Path) -> None:
+    with gzip.open(tmp_path / "a.jsonl.gz", "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps({"text": str(random.Random(i).random())}) + "\n" for i in range(500))
+    for megabytes, named in ((1.0, []), (0.0005, ["a.jsonl.gz (0 MB) cannot be cut: one process reads it"])):
+        stage = {"stage": "documents", "pages": {"path": str(tmp_path / "a.jsonl.gz")}}
+        values = {"name": "x", "stages": {"pages": {**stage, "shards": {"part_megabytes": megabytes}}}}
+        warnings = recipe.plan(from_values(values), tmp_path / "out", measure=False).warnings
+        assert len(warnings) == len(named)
+        assert all(text in warning for text, warning in zip(named, warnings))
 
 
 def test_another_threshold_makes_only_the_selection_again(pages: Path, tmp_path: Path) -> None:

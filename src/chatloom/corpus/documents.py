@@ -20,7 +20,7 @@ from typing import Any
 from chatloom.corpus.extraction.extract import Extracted, Unreadable, extract, tidy
 from chatloom.corpus.reading.decoding import Undecodable, decode_html
 from chatloom.corpus.reading.files import Page, read_slice
-from chatloom.corpus.reading.parts import slices_of
+from chatloom.corpus.reading.parts import check_unchanged, slices_of
 from chatloom.corpus.record import SHARDS, Document, DocumentWriter, Dropped, DroppedWriter, Quarantined
 from chatloom.corpus.settings import ExtractionSettings, ReadingSettings
 from chatloom.corpus.workers import Failure, Workers
@@ -36,7 +36,7 @@ def write_documents(arguments: Mapping[str, Any], folder: Path) -> dict[str, int
     """The task: read `slices`, write `shards/KEY-NNN.parquet`, `dropped/KEY.parquet`, `quarantine/KEY.jsonl`.
 
     `arguments`: key, slices, reading, extraction (settings as JSON), shard_characters, limit (of records, or None).
-    Returns the counts.
+    Returns the counts. Raises ChatloomError where a file changed while it was read.
     """
     reading = ReadingSettings.parse(arguments["reading"], where="reading")
     extraction = ExtractionSettings.parse(arguments["extraction"], where="extraction")
@@ -73,6 +73,7 @@ def write_documents(arguments: Mapping[str, Any], folder: Path) -> dict[str, int
             else:
                 quarantine.write(json.dumps(asdict(outcome), ensure_ascii=False) + "\n")
                 counts["quarantined"] += 1
+    check_unchanged(arguments["slices"])
     counts["shards"] = shards.number
     for name, kind in ((SHARDS, "documents"), (DROPPED, "dropped"), (QUARANTINE, "quarantined")):
         _remove_empty(folder / name, counts[kind])

@@ -15,8 +15,8 @@ import xxhash
 
 from chatloom.corpus.documents import DROPPED, QUARANTINE
 from chatloom.corpus.engine.choice import ShardSettings
-from chatloom.corpus.engine.steps import Receipt, Step, Task, total
-from chatloom.corpus.reading.parts import parts_of
+from chatloom.corpus.engine.steps import Engine, Receipt, Step, Task, total
+from chatloom.corpus.reading.parts import CUTS, Part, has_cuts, parts_of, state_of
 from chatloom.corpus.record import Document, DocumentWriter, document_files, read_documents
 from chatloom.corpus.settings import ExtractionSettings, ReadingSettings
 from chatloom.errors import ChatloomError
@@ -28,17 +28,42 @@ VARYING = re.compile(r"\d[\d,.]*|0x[0-9a-f]+|'[^']*'")  # the part of a reason t
 IDS_AT_ONCE = 50_000_000
 
 
-def step_of(
+def cut(
     name: str,
     folder: Path,
     files: Sequence[tuple[Path, str]],
+    reading: ReadingSettings,
+    part_bytes: int,
+    engine: Engine,
+) -> list[Part]:
+    """The parts that `files` are read in; a task for each big one finds where it can be cut, and writes to `folder`."""
+    big = [path for path, _ in files if has_cuts(path, part_bytes)]
+    tasks = []
+    for number, path in enumerate(big):
+        arguments = {
+            "key": f"{number:05d}",
+            "path": str(path),
+            "state": state_of(path),
+            "part_bytes": part_bytes,
+            "max_record_bytes": reading.max_record_bytes,
+        }
+        tasks.append(Task(f"{number:05d}", "chatloom.corpus.reading.parts:write_cuts", arguments))
+    if tasks:
+        Step(f"{name}, cuts", folder, tasks).run(engine)
+    cuts = {path: json.loads((folder / CUTS / f"{n:05d}.json").read_text("utf-8")) for n, path in enumerate(big)}
+    return parts_of(files, part_bytes, cuts)
+
+
+def step_of(
+    name: str,
+    folder: Path,
+    parts: Sequence[Part],
     reading: ReadingSettings,
     extraction: ExtractionSettings,
     shards: ShardSettings,
     limit: int | None = None,
 ) -> Step:
-    """The tasks that read `files` into `folder`; with a `limit` on the records one task reads them all in order."""
-    parts = parts_of(files, int(shards.part_megabytes * 1e6) if limit is None else 1 << 62)
+    """The tasks that read `parts` of files into `folder`, each at most `limit` records."""
     tasks = []
     for number, part in enumerate(parts):
         arguments = {

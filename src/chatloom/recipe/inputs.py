@@ -75,24 +75,31 @@ def identify(
 ) -> Identity:
     """What decides a node's artifact; `fingerprints` are those of the stages before it."""
     parents: dict[str, Any] = {}
-    data: dict[str, str] = {}
     for key, items in given.items():
         prints: list[str] = []
-        for number, item in enumerate(items):
+        for item in items:
             if isinstance(item, Source):
                 prints.append(fingerprints[str(item.stage)])
             elif item.artifact is not None:
                 prints.append(item.artifact.fingerprint)
-            else:
-                data[f"{key}.{number}/{item.path.resolve().name}"] = hashes.content(item.path)
         if prints:
             parents[key] = prints if node.stage.inputs[key].many else prints[0]
-    stage = node.stage
-    for number, file in enumerate(stage.files(node.settings) if stage.files is not None else ()):
+    stage, data = node.stage, outside_data(node, given, hashes)
+    return Identity(stage.output, stage.kind, stage.version, node.settings.result(), node.seed, parents, data)
+
+
+def outside_data(node: Node, given: Mapping[str, list[Outside | Source]], hashes: Hashes) -> dict[str, str]:
+    """Content hash of every outside file and folder that a node reads, by input (or `settings`), number and name."""
+    data: dict[str, str] = {}
+    for key, items in given.items():
+        for number, item in enumerate(items):
+            if isinstance(item, Outside) and item.artifact is None:
+                data[f"{key}.{number}/{item.path.resolve().name}"] = hashes.content(item.path)
+    for number, file in enumerate(node.stage.files(node.settings) if node.stage.files is not None else ()):
         if not file.is_file():
             raise RecipeError(f"stages.{node.name}: {file}: no such file; its settings name it")
         data[f"settings.{number}/{file.name}"] = hashes.content(file)
-    return Identity(stage.output, stage.kind, stage.version, node.settings.result(), node.seed, parents, data)
+    return data
 
 
 def follow(node: Node, hashes: Hashes) -> dict[str, list[Outside | Source]]:

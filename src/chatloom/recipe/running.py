@@ -22,7 +22,7 @@ from chatloom.evaluation.stage_page import write_stage_page
 from chatloom.model.allocator import keep_freed_memory
 from chatloom.recipe import hashes
 from chatloom.recipe.graph import Recipe, build_node
-from chatloom.recipe.inputs import lineage, values
+from chatloom.recipe.inputs import lineage, outside_data, values
 from chatloom.recipe.meter import Meter
 from chatloom.recipe.planning import DONE, STALE, PlanReport, StagePlan, begun_in_vain, plan
 from chatloom.stage import Context
@@ -187,6 +187,7 @@ def _make(
     )
     with Meter(draft.target, go_on=draft.resumed and not start_over) as meter:
         node.stage.run(context)
+    _check_unchanged(stage, draft)
     write_stage_page(
         draft.path, node.name, node.stage.about, node.settings.everything(), context.metrics, meter.seconds, meter.peak
     )
@@ -200,6 +201,22 @@ def _make(
     meter.forget()
     say(f"{title}: {progress.duration(meter.seconds)}, {meter.peak / 1e9:.2f} GB at most, {finished.path}")
     return finished
+
+
+def _check_unchanged(stage: StagePlan, draft: Draft) -> None:
+    """Refuse to finish an artifact whose outside files are not those any more that its fingerprint names."""
+    planned = stage.identity.data
+    try:
+        now = outside_data(stage.node, stage.given, hashes.of_run(draft.target.parent))
+    except (OSError, ChatloomError) as error:
+        now = {name: str(error) for name in planned}
+    changed = sorted(name for name in planned if now.get(name) != planned[name])
+    if changed:
+        draft.spoil(dict.fromkeys(changed, "changed while it was read"))
+        raise ChatloomError(
+            f"{', '.join(name.partition('/')[2] for name in changed)} changed while the stage ran, so what was made "
+            f"is of no known input; leave the files as they are and run again with --start-over {stage.node.name}"
+        )
 
 
 def _is_disk_full(error: BaseException) -> bool:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import shutil
+import sys
+
 from pydantic import Field
 
 from chatloom.corpus import gathering
 from chatloom.corpus.engine.choice import EngineSettings, ShardSettings, make_engine
 from chatloom.corpus.reading.files import list_files
+from chatloom.corpus.reading.parts import parts_of, stays_whole
 from chatloom.corpus.reading.sources import (
     PYDOC_SECONDS,
     PYDOC_TEXT_BYTES,
     SourceSettings,
     open_sources,
+    planned_files,
     planned_reading,
 )
 from chatloom.corpus.settings import ExtractionSettings, ReadingSettings
@@ -20,6 +26,7 @@ from chatloom.stage import Context, Input, Line, Plan, PlanContext, Stage
 
 # Measured on two cores: trafilatura's fast mode on pages of 144 kB; plain texts go ten times as fast.
 BYTES_A_SECOND = 2e6
+UNCUT_PARTS = 4  # a file that cannot be cut is worth a word from this many parts on
 
 
 class DocumentsSettings(SourceSettings):
@@ -35,17 +42,27 @@ class DocumentsSettings(SourceSettings):
 
 
 def run(context: Context) -> None:
-    """Render the pages if asked to, then read and extract them, shard by shard."""
+    """Render the pages if asked to, cut big files, then read and extract them, shard by shard."""
     settings: DocumentsSettings = context.settings
     files = list_files(open_sources(context, settings))
-    step = gathering.step_of(
-        context.name, context.path, files, settings.reading, settings.extraction, settings.shards, settings.limit
-    )
-    with progress(len(step.tasks), unit="shards", label=context.name, quiet=context.quiet) as bar:
-        receipts = step.run(
-            make_engine(settings.engine), advance=lambda receipt: bar.advance(1, documents=receipt.counts["documents"])
+    name, scratch = context.name, context.path / "scratch"
+    with make_engine(settings.engine) as engine:
+        if settings.limit is None:
+            parts = gathering.cut(name, scratch, files, settings.reading, _part_bytes(settings), engine)
+        else:  # the first records of all, in order: one task
+            parts = parts_of(files, sys.maxsize)
+        step = gathering.step_of(
+            name, context.path, parts, settings.reading, settings.extraction, settings.shards, settings.limit
         )
-    context.metrics.update(gathering.finish(context.name, context.path, receipts, settings.reading))
+        with progress(len(parts), unit="shards", label=name, quiet=context.quiet) as bar:
+            bar.advance(len(step.done()))
+            receipts = step.run(engine, advance=lambda receipt: bar.advance(1, documents=receipt.counts["documents"]))
+    shutil.rmtree(scratch, ignore_errors=True)
+    context.metrics.update(gathering.finish(name, context.path, receipts, settings.reading))
+
+
+def _part_bytes(settings: DocumentsSettings) -> int:
+    return max(1, int(settings.shards.part_megabytes * 1e6))
 
 
 def plan(context: PlanContext) -> Plan:
@@ -62,8 +79,15 @@ def plan(context: PlanContext) -> Plan:
     if reading is None:
         return Plan(refusals=("the input `pages` holds no file",))
     read, size = reading
+    long = math.inf if settings.limit else UNCUT_PARTS * _part_bytes(settings)
+    whole = [file for file in planned_files(context) if stays_whole(file, long)]
+    warnings = tuple(
+        f"{file} ({file.stat().st_size / 1e6:,.0f} MB) cannot be cut: one process reads it from end to end; split it "
+        "into files of about `shards.part_megabytes`, or store it as plain JSON lines or Parquet"
+        for file in whole
+    )
     lines = (Line("bytes", size, "bytes"), Line("disk", size / 2, "bytes"), Line("time", size / BYTES_A_SECOND, "s"))
-    return Plan((read, *lines))
+    return Plan((read, *lines), warnings=warnings)
 
 
 STAGE = Stage(

@@ -13,15 +13,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatloom.corpus.reading.files import Page, list_files, read_file, read_slice
-from chatloom.corpus.reading.parts import parts_of, slices_of
+from chatloom.corpus.reading.parts import Part, find_cuts, has_cuts, parts_of, slices_of
 from chatloom.corpus.record import Quarantined
 
 
 def records(files: list[tuple[Path, str]], part_bytes: int) -> list[Page | Quarantined]:
-    parts = parts_of(files, part_bytes)
+    parts = parts_with_cuts(files, part_bytes)
     return list(
         itertools.chain.from_iterable(read_slice(piece) for part in parts for piece in slices_of(part.values()))
     )
+
+
+def parts_with_cuts(files: list[tuple[Path, str]], part_bytes: int) -> list[Part]:
+    cuts = {path: find_cuts(path, part_bytes, 1_000_000) for path, _ in files if has_cuts(path, part_bytes)}
+    return parts_of(files, part_bytes, cuts)
 
 
 def whole(files: list[tuple[Path, str]]) -> list[Page | Quarantined]:
@@ -48,7 +53,7 @@ def test_lines_cut_anywhere_are_the_lines_of_the_whole(
 def test_a_big_line_file_is_cut_into_parts_of_about_the_size_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text("".join(json.dumps({"text": "a" * 100}) + "\n" for _ in range(1000)), encoding="utf-8")
-    parts = parts_of([(path, "x.jsonl")], 10_000)
+    parts = parts_with_cuts([(path, "x.jsonl")], 10_000)
     assert len(parts) >= 10
     assert sum(part.bytes for part in parts) == path.stat().st_size
     assert all(part.bytes <= 10_000 + 200 for part in parts)
@@ -81,7 +86,7 @@ def test_small_files_share_a_part_and_packed_ones_stay_whole(tmp_path: Path) -> 
     with gzip.open(tmp_path / "z.jsonl.gz", "wt", encoding="utf-8") as file:
         file.writelines(json.dumps({"text": "b" * 100 + str(i)}) + "\n" for i in range(2000))
     files = list_files([tmp_path])
-    parts = parts_of(files, 1000)
+    parts = parts_with_cuts(files, 1000)
     assert len(parts) < 6
     assert records(files, 1000) == whole(files)
 

@@ -53,9 +53,10 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """A file to be read, or a part of one: bytes `start` to `stop` of JSON lines, row groups of Parquet; 0, None: all.
+    """A file to be read, or a part of one: bytes `start` to `stop` of JSON lines or WARC, row groups of Parquet.
 
-    `name` is how ids and reasons call the file; `number` is the number of the slice's first line or row, from 1.
+    0 and None: all. `name` is how ids and reasons call the file; `number` is that of the slice's first line, record or
+    row, from 1.
     """
 
     path: Path
@@ -126,7 +127,7 @@ def read_slice(
     elif kind == PARQUET:
         yield from _read_parquet(piece, text_field, html_field, max_record_bytes)
     elif kind == WARC:
-        for item in read_warc(path, name, max_record_bytes):
+        for item in read_warc(path, name, max_record_bytes, piece.start, piece.stop, piece.number):
             if isinstance(item, Quarantined):
                 yield item
             else:

@@ -60,11 +60,16 @@ def open_sources(context: Context, settings: SourceSettings) -> list[Path]:
     return [context.path / PAGES]
 
 
-def planned_reading(context: PlanContext) -> tuple[Line, float] | None:
-    """The line of bytes that will be read, and what they unpack to; None when the input holds no file."""
+def planned_files(context: PlanContext) -> list[Path]:
+    """The files of the input, also of formats that are passed over."""
     given = context.inputs.get(PAGES, [])
     paths = [item for item in (given if isinstance(given, list) else [given]) if isinstance(item, Path)]
-    files = [file for path in paths for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()]
+    return [file for path in paths for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()]
+
+
+def planned_reading(context: PlanContext) -> tuple[Line, float] | None:
+    """The line of bytes that will be read, and what they unpack to; None when the input holds no file."""
+    files = planned_files(context)
     if not files:
         return None
     read = float(sum(file.stat().st_size for file in files))
