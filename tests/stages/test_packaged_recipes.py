@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import pytest
 
 from chatloom import recipe
+from chatloom.corpus.record import document_files, read_documents
 from chatloom.recipe import RecipeError
 from chatloom.recipe.reading import packaged, read_values
 
@@ -142,6 +144,93 @@ def test_bring_your_own_never_reads_outside_its_folders() -> None:
         if isinstance(given, dict) and "path" in given
     ]
     assert paths == ["data/pretrain", "data/sft", "data/preference"]
+
+
+WORDS = {
+    "en": {
+        "good": "the study of history shows that a city was founded by the river and that its people lived in peace",
+        "raw": "buy now the best price for you and click here to win a free phone that we have with offers today",
+    },
+    "zh": {
+        "good": "历史研究说明这座城市在河边建立人民在这里生活了很久后来成为国家的中心",
+        "raw": "点击这里马上购买最低价格免费手机等你来拿今天下单有优惠快来看看吧",
+    },
+}
+SMALL_CRAWL = (
+    "pages.engine.workers=1",
+    "measures.engine.workers=1",
+    "judged.engine.workers=1",
+    "chosen.engine.workers=1",
+    "copies.held_out_share=0.1",
+    "reference.min_units=100",
+    "good-or-raw.classifier.min_texts=10",
+    "good-or-raw.held_out_share=0",
+    "tokenizer.vocab_size=400",
+    "pretrain.model={hidden_size: 16, n_layers: 1, n_heads: 2, context: 64}",
+    "pretrain.batch_rows=4",
+)
+
+
+def texts_of_a_kind(language: str, kind: str, count: int, rng: random.Random) -> list[str]:
+    """Sentences of one kind's words in random order, long enough for the rules of web pages."""
+    joint, end = (" ", ". ") if language == "en" else ("", "。")
+    words = WORDS[language][kind].split() if language == "en" else list(WORDS[language][kind])
+    return [
+        "".join(joint.join(rng.sample(words, 12)) + end for _ in range(20 if language == "en" else 25))
+        for _ in range(count)
+    ]
+
+
+def test_a_crawl_goes_from_pages_to_batches_in_both_languages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rng = random.Random(0)
+    for folder in ("crawl", "good"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+    for language in WORDS:
+        good = texts_of_a_kind(language, "good", 80, rng)
+        raw = [*texts_of_a_kind(language, "raw", 60, rng), *good[60:], good[60]]
+        write_rows(tmp_path / "data" / "good" / f"{language}.jsonl", [{"text": text} for text in good[:60]])
+        pages = [{"html": f"<html><body><article><p>{text}</p></article></body></html>"} for text in raw]
+        write_rows(tmp_path / "data" / "crawl" / f"{language}.jsonl", pages)
+    made = recipe.run(recipe.read("crawl", SMALL_CRAWL), tmp_path / "runs", quiet=True)
+    assert set(made["reference"].metrics) >= set(WORDS)
+    assert all(made["good-or-raw"].metrics[language]["auc"] > 0.8 for language in WORDS)
+    chosen = [d for file in document_files(made["chosen"].path) for d in read_documents(file)]
+    for language, kinds in WORDS.items():
+        own = [document for document in chosen if document.labels["language"] == language]
+        first = set(kinds["good"].split() if language == "en" else kinds["good"])
+        good = [
+            d for d in own if len(first & set(d.text.replace(".", "").split() if language == "en" else d.text)) > 15
+        ]
+        assert len(good) == 20  # of 21, one of which is a copy
+        assert 0 < len(own) - len(good) < 60  # the tail of the others is gone
+        assert min(d.labels["quality"] for d in good) > max(d.labels["quality"] for d in own if d not in good)
+    copies = made["copies"].metrics
+    assert copies["copies"]["exact"] == 2
+    assert copies["split"]["held_out"] > 5
+    learnt_from = sum(made["good-or-raw"].metrics[language]["training_raw"] for language in WORDS)
+    assert learnt_from <= copies["split"]["train"]  # what is held out is nobody's training text
+    counts = made["tokens"].metrics
+    assert counts["train"]["documents"] + counts["held_out"]["documents"] == len(chosen)
+    table = made["pretrain"].file("mixture.txt").read_text(encoding="utf-8")
+    assert all(word in table for word in ("stable", "annealing", "best", "chinese", "others"))
+    assert "What cleaning kept" in made["report"].file("report.html").read_text(encoding="utf-8")
+
+
+def test_a_crawl_reads_from_two_folders_and_says_which_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(recipe.PlanRefused, match="data/crawl: no such file or folder"):
+        recipe.plan(recipe.read("crawl"), tmp_path / "runs", measure=False)
+    (tmp_path / "data" / "crawl").mkdir(parents=True)
+    (tmp_path / "data" / "crawl" / "a.txt").write_text("A page.", encoding="utf-8")
+    with pytest.raises(recipe.PlanRefused, match="data/good: no such file or folder"):
+        recipe.plan(recipe.read("crawl"), tmp_path / "runs", measure=False)
+
+
+def write_rows(path: Path, rows: list[dict[str, str]]) -> None:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
 def test_an_unknown_recipe_names_those_that_there_are() -> None:

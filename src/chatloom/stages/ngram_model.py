@@ -273,7 +273,10 @@ STAGE = Stage(
     inputs={
         "reference": Input("good text to learn from", kinds=("documents", "selection"), many=True, files=True),
         "labels": Input(
-            "labels of the reference documents (language, split)", kinds=("labels",), required=False, many=True
+            "labels of the reference documents (language, split)",
+            kinds=("labels", "duplicates"),
+            required=False,
+            many=True,
         ),
         "sample": Input(
             "what will be labelled: decides head, middle and tail",
@@ -282,7 +285,9 @@ STAGE = Stage(
             many=True,
             files=True,
         ),
-        "sample_labels": Input("labels of the sample's documents", kinds=("labels",), required=False, many=True),
+        "sample_labels": Input(
+            "labels of the sample's documents", kinds=("labels", "duplicates"), required=False, many=True
+        ),
         "vocabulary": Input("vocabulary whose pieces are counted", kinds=("vocabulary",), required=False),
     },
     output="ngram-model",

@@ -311,8 +311,8 @@ STAGE = Stage(
             "good texts: curated, or cited by Wikipedia", kinds=("documents", "selection"), many=True, files=True
         ),
         RAW: Input("raw or random texts", kinds=("documents", "selection"), many=True, files=True),
-        "good_labels": Input("labels of the good documents", kinds=("labels",), required=False, many=True),
-        "raw_labels": Input("labels of the raw documents", kinds=("labels",), required=False, many=True),
+        "good_labels": Input("labels of the good documents", kinds=("labels", "duplicates"), required=False, many=True),
+        "raw_labels": Input("labels of the raw documents", kinds=("labels", "duplicates"), required=False, many=True),
     },
     output="quality-model",
     run=run,

@@ -224,7 +224,7 @@ def _answers(run_: Run) -> Section | None:
 
 
 def _corpus(run_: Run) -> Section | None:
-    corpus = run_.first("corpus")
+    corpus = run_.first("corpus") or run_.first("selection")
     if corpus is None:
         return None
     metrics = corpus.metrics
@@ -244,7 +244,10 @@ def _corpus(run_: Run) -> Section | None:
     ]
     shown: list[Html | str] = [
         blocks.figure(
-            svg, "What cleaning kept", "Dropped pages are kept apart with their reason, in dropped.parquet.", wide=True
+            svg,
+            "What cleaning kept",
+            "What was dropped is kept apart with its reason, in `dropped` beside the documents.",
+            wide=True,
         )
     ]
     if reasons:
@@ -369,6 +372,11 @@ STAGE = Stage(
             "every artifact to report on, in order",
             kinds=(
                 "documents",
+                "labels",
+                "duplicates",
+                "selection",
+                "ngram-model",
+                "quality-model",
                 "conversations",
                 "vocabulary",
                 "tokens",
