@@ -101,3 +101,10 @@ def test_little_of_good_books_is_cut(shared_data: Path) -> None:
             texts = [json.loads(line)["text"] for line, _ in zip(file, range(25))]
         shares = [labels("sentences", text, language)["sentences_cut_share"] for text in texts]
         assert sum(shares) / len(shares) < 0.02, name
+
+
+@pytest.mark.parametrize(("language", "line"), [("en", "The line of number {} is good."), ("zh", "这是第{}行的内容。")])
+def test_in_a_long_text_of_many_paragraphs_every_sentence_is_where_it_says(language: str, line: str) -> None:
+    lines = [line.format(number) for number in range(2000)]
+    text = "\n\n".join(lines)
+    assert [text[start:end] for start, end in split_sentences(text, language)] == lines

@@ -90,6 +90,7 @@ class Sentences(Labeller[SentencesSettings]):
     """
 
     name = "sentences"
+    version = 2
     columns: Mapping[str, pa.DataType] = {
         "sentences": pa.int64(),
         "sentences_mean": pa.float64(),
@@ -157,9 +158,11 @@ def split_sentences(text: str, language: str) -> Iterator[tuple[int, int]]:
 
     Raises ChatloomError where sentencex is not installed.
     """
-    at = 0
-    for sentence in _segmenter()(language, SURROGATE.sub("\ufffd", text)):
-        start, at = at, at + len(sentence)
+    text, at = SURROGATE.sub("\ufffd", text), 0
+    for sentence in _segmenter()(language, text):
+        # Between the chunks into which sentencex parts a long text it loses the empty line.
+        start = text.index(sentence, at)
+        at = start + len(sentence)
         # A heading and the paragraph under it have only a line's end between them.
         for line in sentence.split("\n"):
             stripped = line.strip()
