@@ -15,12 +15,14 @@ from chatloom.artifact import Artifact
 from chatloom.corpus.record import Document, write_documents
 from chatloom.errors import ChatloomError
 from chatloom.evaluation.heldout import baseline_documents, model_logprobs
-from chatloom.stages.pretrain import ModelSettings
+from chatloom.stages.pretrain import ModelSettings, PretrainSettings, _rows_at_once
 from chatloom.tokens.store import TokenStore
 from chatloom.tokens.vocabulary import Vocabulary
 from chatloom.training.bundle import load_bundle
 from chatloom.training.metrics import read_metrics
 from chatloom.training.pretraining_data import open_stores
+from chatloom.training.session import wants_compiled
+from chatloom.training.settings import LoopSettings
 
 
 def corpus(folder: Path, texts: Sequence[str], split: str = "train") -> Artifact:
@@ -132,3 +134,23 @@ def test_the_n_gram_baselines_count_an_even_choice_of_a_large_corpus(world: Worl
     some = list(baseline_documents(training, int(training.lengths.sum()) // 3))
     assert len(some) == round(len(training) / 3)
     assert some[-1].tolist() == training.read((len(some) - 1) * len(training) // len(some)).tolist()
+
+
+@pytest.mark.parametrize(("micro_batch_tokens", "equal", "expected"), [(64, False, 4), (80, True, 4), (1000, True, 62)])
+def test_compiled_micro_batches_are_all_of_one_size(micro_batch_tokens: int, equal: bool, expected: int) -> None:
+    settings = PretrainSettings.parse({"batch_rows": 12, "loop": {"micro_batch_tokens": micro_batch_tokens}})
+    rows = _rows_at_once(settings, 16, equal=equal)
+    assert rows == expected
+    assert not equal or 12 % min(rows, 12) == 0
+
+
+def test_compiling_without_triton_is_refused_where_it_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chatloom.training.session.find_spec", lambda _: None)
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    assert not wants_compiled(LoopSettings.parse({}), cpu)
+    assert not wants_compiled(LoopSettings.parse({}), cuda)  # and says that it is slower
+    assert not wants_compiled(LoopSettings.parse({"compile": "off"}), cuda)
+    with pytest.raises(ChatloomError, match="triton"):
+        wants_compiled(LoopSettings.parse({"compile": "on"}), cuda)
+    monkeypatch.setattr("chatloom.training.session.find_spec", lambda _: object())
+    assert wants_compiled(LoopSettings.parse({}), cuda)

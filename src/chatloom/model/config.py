@@ -77,7 +77,7 @@ class TransformerConfig:
         norms = 2 * self.hidden_size
         return self.n_layers * (attention + feedforward + norms) + self.hidden_size
 
-    def forward_flops_per_token(self, context: int) -> float:
+    def forward_flops_per_token(self, context: float) -> float:
         """FLOPs of one token's forward pass, averaged over a causal row of `context` tokens.
 
         Two FLOPs (multiply, add) for each entry of every weight matrix used, the unembedding included, and for each
@@ -92,7 +92,7 @@ class TransformerConfig:
         attention = self.n_layers * 2 * self.attention_size * mean_keys
         return 2.0 * (matrices + attention)
 
-    def flops_per_token(self, context: int) -> float:
+    def flops_per_token(self, context: float) -> float:
         """FLOPs of training on one token: forward once, backward twice as much (Kaplan et al. 2020, 2.1)."""
         return 3.0 * self.forward_flops_per_token(context)
 

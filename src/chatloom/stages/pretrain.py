@@ -103,7 +103,7 @@ def run(context: Context) -> None:
     if compiled:
         model.compile_blocks()
     rows_at_once = _rows_at_once(settings, config.max_positions, equal=compiled)
-    meter = Meter(device, settings.precision, config.flops_per_token(config.max_positions))
+    meter = Meter(device, settings.precision, config)
 
     def read(index: int) -> list[Batch]:
         batches = data.batches(index, rows_at_once, vocabulary.pad_id, trim=not compiled)
@@ -117,7 +117,8 @@ def run(context: Context) -> None:
             batches, waited = ahead.take(index)
             metrics = trainer.update([batch.to(device) for batch in batches], loss)
             tokens = sum(batch.n_tokens for batch in batches)
-            return {**metrics, "tokens": tokens, **meter.rates(tokens, time.perf_counter() - started, waited)}
+            keys = sum(batch.n_keys for batch in batches)
+            return {**metrics, "tokens": tokens, **meter.rates(tokens, keys, time.perf_counter() - started, waited)}
 
         train(
             context,

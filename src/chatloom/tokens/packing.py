@@ -89,6 +89,12 @@ class Batch:
         return 1.0 - self.n_tokens / self.tokens.numel()
 
     @property
+    def n_keys(self) -> int:
+        """Keys that all tokens see together: the token at place t of its segment sees t + 1."""
+        lengths = self.segment_end - self.segment_start + 1
+        return int((lengths * (lengths + 1) // 2).sum())
+
+    @property
     def is_plain(self) -> bool:
         """Whether every row is one segment from end to end, so that a row is all that attention must not leave."""
         return self.n_segments == self.tokens.shape[0] and self.n_tokens == self.tokens.numel()

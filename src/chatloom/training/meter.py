@@ -7,6 +7,7 @@ import sys
 
 import torch
 
+from chatloom.model.config import TransformerConfig
 from chatloom.scaling.speed import measured_matmul_rate
 
 # An accelerator's rate is that of large products; a processor's is reached by small ones already.
@@ -14,13 +15,10 @@ ACCELERATOR_SIZE, PROCESSOR_SIZE = 8192, 512
 
 
 class Meter:
-    """Rates of training steps on `device`.
+    """Rates of training steps of a model on `device`; `precision` is the one that products run in, fp32 or bf16."""
 
-    flops_per_token: FLOPs of forward and backward; `precision` is the one that products run in, fp32 or bf16.
-    """
-
-    def __init__(self, device: torch.device, precision: str, flops_per_token: float) -> None:
-        self._device, self._flops = device, flops_per_token
+    def __init__(self, device: torch.device, precision: str, config: TransformerConfig) -> None:
+        self._device, self._config = device, config
         accelerated = device.type == "cuda"
         self.peak = measured_matmul_rate(
             size=ACCELERATOR_SIZE if accelerated else PROCESSOR_SIZE,
@@ -31,11 +29,17 @@ class Meter:
         if accelerated:
             torch.cuda.reset_peak_memory_stats(device)
 
-    def rates(self, tokens: int, seconds: float, waited: float) -> dict[str, float]:
-        """Of one step: `mfu` (model FLOPs utilisation: Chowdhery et al. 2022, PaLM, appendix B, but of the rate that
-        was measured here), `data_wait` (share of the seconds), `memory` (bytes at the highest so far)."""
+    def rates(self, tokens: int, keys: int, seconds: float, waited: float) -> dict[str, float]:
+        """Of one step over `tokens` that see `keys` together: `mfu`, `data_wait` (share of the seconds), `memory`.
+
+        `memory` is in bytes, at the highest so far.
+
+        `mfu` is model FLOPs utilisation (Chowdhery et al. 2022, PaLM, appendix B), but of the rate that was measured
+        here, and with the attention that packed documents need, not that of whole rows.
+        """
+        flops = self._config.flops_per_token(2 * keys / tokens - 1) * tokens  # a context of c has (c + 1) / 2 keys
         return {
-            "mfu": self._flops * tokens / (seconds * self.peak),
+            "mfu": flops / (seconds * self.peak),
             "data_wait": waited / seconds,
             "memory": float(self._memory()),
         }
