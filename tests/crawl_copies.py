@@ -13,11 +13,12 @@ from pathlib import Path
 from chatloom.corpus.record import Document, write_documents
 
 CHATLOOM = [sys.executable, "-c", "import sys; from chatloom.cli import main; sys.exit(main(sys.argv[1:]))"]
+FOOTER = "\nThis line is at the end of many documents of the crawl."
 WORDS = [f"word{i}" for i in range(3000)]
 
 
 def crawl(seed: int = 0, groups: int = 25) -> list[Document]:
-    """Documents with copies of all kinds: equal, nearly equal, of one address, empty."""
+    """Documents with copies of all kinds: equal, nearly equal, of one address, empty; a book and an excerpt of it."""
     rng = random.Random(seed)
     documents = []
     for number in range(groups):
@@ -25,9 +26,11 @@ def crawl(seed: int = 0, groups: int = 25) -> list[Document]:
         for copy in range(rng.choice([1, 1, 2, 4])):
             changed = [f"x{rng.random()}" if rng.random() < 0.02 * (copy % 3) else word for word in words]
             url = f"http://a.org/{number if rng.random() < 0.5 else rng.random()}"
-            text = " ".join(changed)
+            text = " ".join(changed) + FOOTER * (number % 3 == 0)
             documents.append(Document(f"d{number}-{copy}", text.upper() if copy == 3 else text, url=url))
     documents += [Document("empty-1", "", url="http://b.org/"), Document("empty-2", " ", url=None)]
+    book = rng.choices(WORDS, k=3000)
+    documents += [Document("book", " ".join(book)), Document("excerpt", " ".join(book[600:1800]))]
     rng.shuffle(documents)
     return documents
 

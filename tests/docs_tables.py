@@ -42,14 +42,16 @@ def table(kind: str) -> str:
     defaults = model().everything()
     lines = ["| setting | type | default | meaning |", "|---|---|---|---|"]
     has_loop = False
-    for name, type_text, _, about in setting_rows(model):
+    for name, type_text, own, about in setting_rows(model):
         if name.startswith(f"{LOOP}."):
             has_loop = True
             continue
         value: Any = defaults
-        for part in name.rstrip("*").split("."):
-            value = value[part]
-        lines.append(f"| `{name}` | {_cell(type_text)} | {_cell(shown(value))} | {_cell(about)} |")
+        *groups, last = name.rstrip("*").split(".")
+        for part in groups:
+            value = value and value[part]  # a group that is null by default has defaults of its own
+        default = own if value is None else shown(value[last])
+        lines.append(f"| `{name}` | {_cell(type_text)} | {_cell(default)} | {_cell(about)} |")
     if has_loop:
         lines.append("| `loop.*` | | | how it runs, see [training](training.md#how-it-runs) |")
     return "\n".join(lines) + "\n"

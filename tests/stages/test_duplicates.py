@@ -10,7 +10,7 @@ from typing import Any, Self
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from crawl_copies import CHATLOOM, count_receipts, crawl, killed_after, tables
+from crawl_copies import CHATLOOM, FOOTER, count_receipts, crawl, killed_after, tables
 
 from chatloom import recipe
 from chatloom.artifact import Artifact
@@ -20,8 +20,10 @@ from chatloom.corpus.engine.local import InProcess
 from chatloom.corpus.engine.steps import Lost, Receipt, Work
 from chatloom.corpus.record import Document, document_files
 from chatloom.corpus.split import side_of, sides_of_clusters
+from chatloom.stages.duplicates import DuplicatesSettings, plan_searches
 
 SHARE = 0.3
+SEARCHES = {"passages": "lines", "substring": 60, "books": {"min_shingles": 500}, "held_out_share": SHARE, "ranges": 2}
 
 
 def pages(folder: Path, documents: list[Document]) -> Path:
@@ -32,15 +34,15 @@ def pages(folder: Path, documents: list[Document]) -> Path:
     return path
 
 
-def texts(path: Path, out: Path, shard_megabytes: float = 0.01) -> Artifact:
+def texts(path: Path, out: Path, shard_megabytes: float = 0.03) -> Artifact:
     """The artifact of documents, in shards of so many characters."""
     settings = {"engine": {"workers": 1}, "shards": {"shard_megabytes": shard_megabytes}}
     return recipe.run_stage("documents", settings, {"pages": [path]}, out / "documents", quiet=True)
 
 
 def copies(documents: Artifact, out: Path, **settings: Any) -> Artifact:
-    """The stage with some settings."""
-    given = {"held_out_share": SHARE, "engine": {"workers": 2}, **settings}
+    """The stage with some settings, all searches on."""
+    given = {**SEARCHES, "engine": {"workers": 2}, **settings}
     return recipe.run_stage("duplicates", given, {"documents": documents}, out, quiet=True)
 
 
@@ -60,8 +62,9 @@ def rows(documents: Artifact, made: Artifact) -> dict[str, dict[str, Any]]:
     """Labels of each document, by id; that they fit the documents is checked on the way."""
     found = {}
     for shard in document_files(documents.path):
-        for batch in read_labelled(shard, [made.path / "duplicates" / shard.name]):
-            found |= {document.id: dict(document.labels) for document in batch}
+        columns = [file.parent / shard.name for file in sorted(made.path.glob("*/about.json"))]
+        for batch in read_labelled(shard, columns):
+            found |= {document.id: {**document.labels, "text": document.text} for document in batch}
     return found
 
 
@@ -86,17 +89,44 @@ def test_the_columns_say_what_the_search_finds(documents: Artifact, made: Artifa
     assert made.metrics["documents"] == len(labels) == sum(made.metrics["split"].values())
 
 
+def test_lines_that_stood_earlier_are_spans_and_the_first_one_stays(documents: Artifact, made: Artifact) -> None:
+    footer = FOOTER.strip()
+    labels = rows(documents, made)
+    having = [row for row in labels.values() if footer in row["text"] and row["duplicate_kind"] is None]
+    assert len(having) > 4
+    for number, row in enumerate(having):
+        spans = row["repeated_lines"]
+        cut = [row["text"][start:end].strip() for start, end in zip(spans[::2], spans[1::2])]
+        assert cut == ([] if number == 0 else [footer])
+        assert row["repeated_lines_share"] == pytest.approx((sum(spans[1::2]) - sum(spans[::2])) / len(row["text"]))
+    copied = [row for row in labels.values() if row["duplicate_kind"] is not None]
+    assert copied
+    assert all(row["repeated_lines"] == row["repeated_substrings"] == [] for row in copied)
+    assert made.metrics["repeated_lines"]["repeated"] == (len(having) - 1) * len(footer)
+
+
+def test_an_excerpt_goes_for_its_book_and_both_are_on_one_side(documents: Artifact, made: Artifact) -> None:
+    labels = rows(documents, made)
+    book, excerpt = labels["book"], labels["excerpt"]
+    assert (excerpt["book"], excerpt["book_copy_of"], excerpt["book_share"]) == ("excerpt", "book", 1.0)
+    assert (book["book"], book["book_copy_of"]) == ("book", None)
+    assert book["split"] == excerpt["split"]
+    assert excerpt["repeated_substrings"] == book["repeated_substrings"] == []
+    assert all(row["book"] is None for name, row in labels.items() if name not in ("book", "excerpt"))
+    assert made.metrics["book_copies"] == 1
+
+
 def test_every_number_of_ranges_and_workers_gives_the_same_bytes(
     documents: Artifact, made: Artifact, tmp_path: Path
 ) -> None:
-    for settings in ({"ranges": 1, "engine": {"workers": 1}}, {"ranges": 7, "memory_megabytes": 1}):
+    for settings in ({"ranges": 1, "engine": {"workers": 1}}, {"ranges": 3, "memory_megabytes": 1}):
         again = copies(documents, tmp_path / f"{settings['ranges']}", **settings)
         assert tables(again.path) == tables(made.path)
         assert again.fingerprint == made.fingerprint
 
 
 def test_other_shards_hold_the_same_rows(documents: Artifact, made: Artifact, tmp_path: Path) -> None:
-    other = texts(pages(tmp_path, crawl()), tmp_path, shard_megabytes=0.003)
+    other = texts(pages(tmp_path, crawl()), tmp_path, shard_megabytes=0.012)
     assert len(document_files(other.path)) > len(document_files(documents.path)) > 2
     assert rows(other, copies(other, tmp_path / "copies")) == rows(documents, made)
 
@@ -129,18 +159,18 @@ class Counting(InProcess):
 def test_killed_anywhere_and_run_again_it_goes_on_and_writes_the_same_bytes(
     documents: Artifact, made: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
 ) -> None:
-    whole = Counting()
-    monkeypatch.setattr("chatloom.stages.duplicates.make_engine", lambda _: whole)
-    assert tables(copies(documents, tmp_path / "whole", ranges=3).path) == tables(made.path)
-    settings = {"documents": {"path": str(documents.path)}, "held_out_share": SHARE, "ranges": 3}
+    parsed = DuplicatesSettings.parse(SEARCHES)
+    searches = plan_searches(parsed, document_files(documents.path), tmp_path, tmp_path, 0)
+    n_tasks = sum(len(step.tasks) for step in [*searches.steps, *(step for step, _ in searches.columns.values())])
+    settings = {"documents": {"path": str(documents.path)}, **SEARCHES}
     file, out = tmp_path / "copies.yaml", tmp_path / "copies"
     file.write_text(yaml.safe_dump({**settings, "engine": {"workers": 2}}), encoding="utf-8")
     command = [*CHATLOOM, "duplicates", str(file), "--out", str(out), "--quiet"]
-    done = killed_after(int(share * len(whole.given)), command, tmp_path / "copies.partial")
+    done = killed_after(int(share * n_tasks), command, tmp_path / "copies.partial")
     rest = Counting()
     monkeypatch.setattr("chatloom.stages.duplicates.make_engine", lambda _: rest)
-    again = copies(documents, out, ranges=3)
-    assert len(rest.given) <= len(whole.given) - done  # what its children had begun, they may have ended
+    again = copies(documents, out)
+    assert len(rest.given) <= n_tasks - done  # what its children had begun, they may have ended
     assert tables(again.path) == tables(made.path)
     assert again.metrics == made.metrics
     assert again.manifest["attempts"] == 2
@@ -165,6 +195,9 @@ def test_cut_off_between_the_columns_and_the_end_it_searches_for_nothing_again(
 
 def test_nothing_but_the_columns_stays(made: Artifact) -> None:
     names = {file.relative_to(made.path).parts[0] for file in made.path.rglob("*") if file.is_file()}
-    assert names == {"artifact.json", "duplicates", "page.html"}
-    assert count_receipts(made.path) == len(list((made.path / "duplicates").glob("*.parquet")))
-    assert pq.read_schema(next((made.path / "duplicates").glob("*.parquet"))).names[0] == "id"
+    folders = {"duplicates", "books", "lines", "substrings"}
+    assert names == {"artifact.json", "page.html", *folders}
+    files = list(made.path.glob("*/*.parquet"))
+    assert count_receipts(made.path) == len(files)
+    assert {file.parent.name for file in files} == folders
+    assert {pq.read_schema(file).names[0] for file in files} == {"id"}

@@ -9,6 +9,7 @@ That the rows belong together is checked by the ids whenever columns are read be
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from chatloom.corpus.record import Document, _open, read_documents
 from chatloom.errors import ChatloomError
 
 BATCH = 256
+ROWS_AT_ONCE = 4096
 ABOUT = "about.json"
 
 
@@ -46,6 +48,17 @@ class ColumnWriter:
 
     def __exit__(self, *error: object) -> None:
         self._writer.close()
+
+
+def write_rows(path: Path, columns: Mapping[str, pa.DataType], rows: Iterable[tuple[str, Mapping[str, Any]]]) -> int:
+    """Write a column file from (document id, its labels) in the order of the documents; returns their number."""
+    count = 0
+    with ColumnWriter(path, columns) as writer:
+        source = iter(rows)
+        while batch := list(islice(source, ROWS_AT_ONCE)):
+            writer.add([Document(name, "") for name, _ in batch], [labels for _, labels in batch])
+            count += len(batch)
+    return count
 
 
 def read_labelled(shard: Path, columns: Iterable[Path]) -> Iterator[list[Document]]:

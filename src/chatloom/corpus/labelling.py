@@ -7,7 +7,7 @@ files and the document only, so that a column can be kept as long as these stay 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -27,13 +27,16 @@ class NoSettings(Settings):
 class Labeller(ABC, Generic[S]):
     """Measures documents. `name` starts its columns' names (`name`, or `name_part`); `version` rises when results do.
 
-    `columns` maps each label to its Arrow type; `needs` names labels of earlier labellers that it reads.
+    `columns` maps each label to its Arrow type; `needs` names labels of earlier labellers that it reads. A labeller
+    that must have seen all documents before it labels one names in `survey` the setting (a path or None) that takes the
+    file which `write_survey`, shard by shard, and then `sum_surveys` make.
     """
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
     columns: Mapping[str, pa.DataType]
     needs: ClassVar[tuple[str, ...]] = ()
+    survey: ClassVar[str] = ""
     Settings: type[S]
 
     def __init__(self, settings: S) -> None:
@@ -46,3 +49,11 @@ class Labeller(ABC, Generic[S]):
     @abstractmethod
     def label(self, documents: Sequence[Document]) -> list[dict[str, Any]]:
         """Labels of each document, in order; every name of `columns`, None where there is nothing to measure."""
+
+    def write_survey(self, documents: Iterable[Sequence[Document]], path: Path) -> int:
+        """What the documents of one shard, in batches, tell for the survey; returns how much that is."""
+        raise NotImplementedError(f"labeller `{self.name}` makes no survey")
+
+    def sum_surveys(self, paths: Iterable[Path], path: Path) -> int:
+        """One survey of all shards' files, in any order; memory must not grow with their number."""
+        raise NotImplementedError(f"labeller `{self.name}` makes no survey")

@@ -83,6 +83,38 @@ def in_order(chosen: Sequence[Chosen], given: Sequence[str] = ()) -> list[Chosen
     return ordered
 
 
+def wants_survey(item: Chosen) -> bool:
+    """Whether a labeller must have seen all documents first, and nobody gives it what they tell."""
+    labeller = item.build()
+    return bool(labeller.survey) and getattr(labeller.settings, labeller.survey) is None
+
+
+def surveyed(item: Chosen, path: Path) -> Chosen:
+    """The labeller with its survey."""
+    return replace(item, settings={**item.settings, item.build().survey: str(path)})
+
+
+def write_surveys(arguments: Mapping[str, Any], folder: Path) -> dict[str, int]:
+    """The task: what a shard tells each of `labellers`, as `<labeller>/<shard>`.
+
+    `arguments`: shard, labellers ([name, use, settings]), beside (column files of labels that are there already).
+    """
+    shard = Path(arguments["shard"])
+    counts = {}
+    for chosen in (Chosen(**item) for item in arguments["labellers"]):
+        (folder / chosen.name).mkdir()
+        documents = read_labelled(shard, map(Path, arguments["beside"]))
+        counts[chosen.name] = chosen.build().write_survey(documents, folder / chosen.name / shard.stem)
+    return counts
+
+
+def sum_surveys(arguments: Mapping[str, Any], folder: Path) -> dict[str, int]:
+    """The task: one survey of all shards for `labeller`. `arguments`: labeller, folder, shards (their stems)."""
+    chosen = Chosen(**arguments["labeller"])
+    parts = (Path(arguments["folder"]) / chosen.name / stem for stem in arguments["shards"])
+    return {chosen.name: chosen.build().sum_surveys(parts, folder / chosen.name)}
+
+
 def write_labels(arguments: Mapping[str, Any], folder: Path) -> dict[str, int]:
     """The task: read `shard`, write `<labeller>/<shard>` for each of `labellers` (in order); returns the counts.
 

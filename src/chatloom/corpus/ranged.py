@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from chatloom.corpus.text.units import U64
+from chatloom.corpus.text.units import I64, U64
 from chatloom.errors import ChatloomError
 
 KEYS = 1 << 64  # one more than the greatest hash
@@ -26,10 +26,15 @@ def partition(part: int, parts: int) -> tuple[int, int]:
     return part * KEYS // parts, (part + 1) * KEYS // parts
 
 
+def ranges_of(keys: U64, parts: int) -> I64:
+    """Which of `parts` partitions each key belongs to."""
+    bounds = np.array([partition(part, parts)[0] for part in range(1, parts)], np.uint64)
+    return np.searchsorted(bounds, keys, side="right")
+
+
 def write_ranged(path: Path, table: pa.Table, keys: U64, parts: int) -> None:
     """Write a table, each row in the range of its key; within a range rows stay in order."""
-    bounds = np.array([partition(part, parts)[0] for part in range(1, parts)], np.uint64)
-    owners = np.searchsorted(bounds, keys, side="right")
+    owners = ranges_of(keys, parts)
     with pq.ParquetWriter(path, table.schema, compression="zstd") as writer:
         for part in range(parts):
             writer.write_table(table.take(pa.array(np.flatnonzero(owners == part))))

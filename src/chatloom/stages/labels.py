@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,14 @@ from chatloom.corpus.columns import ABOUT
 from chatloom.corpus.engine.choice import EngineSettings, make_engine
 from chatloom.corpus.engine.steps import Step, Task, total
 from chatloom.corpus.gathering import gather_quarantine
-from chatloom.corpus.labels import Chosen, in_order
+from chatloom.corpus.labels import Chosen, in_order, surveyed, wants_survey
 from chatloom.corpus.record import document_files
 from chatloom.errors import ChatloomError
 from chatloom.progress import progress, say
 from chatloom.settings import Settings
 from chatloom.stage import Context, Input, Line, Plan, PlanContext, Stage
 
-MODEL = "model"
+MODEL, SURVEYS, TASKS = "model", "surveys", "chatloom.corpus.labels"
 USUAL: dict[str, dict[str, Any]] = {"language": {}, "length": {}, "rules": {}}
 
 
@@ -57,10 +57,16 @@ def run(context: Context) -> None:
     keys = _keys(chosen, documents, given)
     kept = [item for item in chosen if _take_over(context.path, item.name, keys[item.name], shards)]
     fresh = [item for item in chosen if item not in kept]
-    tasks = [_task(context, settings, shard, fresh, kept, given) for shard in shards] if fresh else []
-    step = Step(context.name, context.path, tasks)
-    with progress(len(shards), unit="shards", label=context.name, quiet=context.quiet) as bar:
-        receipts = step.run(make_engine(settings.engine), advance=lambda _: bar.advance(1))
+    steps = _steps(context, shards, fresh, _beside(context, kept, given))
+    with (
+        make_engine(settings.engine) as engine,
+        progress(sum(len(step.tasks) for step in steps), unit="tasks", label=context.name, quiet=context.quiet) as bar,
+    ):
+        for step in steps:
+            bar.advance(len(step.done()))
+            receipts = step.run(engine, advance=lambda _: bar.advance(1))
+    if (context.path / SURVEYS).exists():
+        shutil.rmtree(context.path / SURVEYS)
     counts = total(receipts)
     for item in fresh:
         write_json(context.path / item.name / ABOUT, about(item, keys[item.name]))
@@ -171,23 +177,51 @@ def _key_of(folder: Path) -> str:
         return ""
 
 
-def _task(
-    context: Context,
-    settings: LabelsSettings,
-    shard: Path,
-    fresh: Sequence[Chosen],
-    kept: Sequence[Chosen],
-    given: Mapping[str, Mapping[str, Any]],
-) -> Task:
-    beside = [values["folder"] / shard.name for values in given.values()]
-    beside += [context.path / item.name / shard.name for item in kept]
-    arguments = {
-        "shard": str(shard),
-        "labellers": [{"name": item.name, "use": item.use, "settings": dict(item.settings)} for item in fresh],
-        "beside": [str(path) for path in beside],
-        "seconds": settings.seconds_per_document,
-    }
-    return Task(shard.stem, "chatloom.corpus.labels:write_labels", arguments)
+def _beside(
+    context: Context, kept: Sequence[Chosen], given: Mapping[str, Mapping[str, Any]]
+) -> Callable[[Path], list[str]]:
+    """Column files of labels that are there already, of a shard."""
+    folders = [*(values["folder"] for values in given.values()), *(context.path / item.name for item in kept)]
+    return lambda shard: [str(folder / shard.name) for folder in folders]
+
+
+def _steps(
+    context: Context, shards: Sequence[Path], fresh: Sequence[Chosen], beside: Callable[[Path], list[str]]
+) -> list[Step]:
+    """The step that labels, after the two in which labellers see all documents, where one has to."""
+    asked = [item for item in fresh if wants_survey(item)]
+    folder = context.path / SURVEYS
+    ready = [surveyed(item, folder / "all" / item.name) if item in asked else item for item in fresh]
+
+    def by_shard(name: str, into: Path, function: str, labellers: Sequence[Chosen], **more: Any) -> Step:
+        listed = [{"name": item.name, "use": item.use, "settings": dict(item.settings)} for item in labellers]
+        tasks = [
+            Task(
+                shard.stem,
+                f"{TASKS}:{function}",
+                {"shard": str(shard), "labellers": listed, "beside": beside(shard), **more},
+            )
+            for shard in (shards if labellers else ())
+        ]
+        return Step(name, into, tasks)
+
+    labels = by_shard(context.name, context.path, "write_labels", ready, seconds=context.settings.seconds_per_document)
+    if not asked or labels.complete():
+        return [labels]
+    stems = [shard.stem for shard in shards]
+    sums = [
+        Task(
+            item.name,
+            f"{TASKS}:sum_surveys",
+            {"labeller": vars(item), "folder": str(folder / "shards"), "shards": stems},
+        )
+        for item in asked
+    ]
+    return [
+        by_shard(f"{context.name}, surveys", folder / "shards", "write_surveys", asked),
+        Step(f"{context.name}, surveys of all", folder / "all", sums),
+        labels,
+    ]
 
 
 def plan(context: PlanContext) -> Plan:

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
@@ -19,18 +18,18 @@ from pydantic import Field
 from chatloom.artifact import write_json
 from chatloom.corpus.columns import ABOUT
 from chatloom.corpus.engine.choice import EngineSettings, make_engine
-from chatloom.corpus.engine.steps import Step, Task, total
+from chatloom.corpus.engine.steps import total
 from chatloom.corpus.record import document_files
 from chatloom.corpus.selection.choice import SelectionSettings
 from chatloom.corpus.selection.funnel import selection_funnel
-from chatloom.corpus.selection.tasks import choose_copies
+from chatloom.corpus.selection.tasks import selection_steps
 from chatloom.corpus.split import TRAIN
 from chatloom.errors import ChatloomError
 from chatloom.progress import progress
 from chatloom.stage import Context, Input, Line, Plan, PlanContext, Stage
 
-COPIES = "copies.npy"
-VERDICTS = "verdicts"
+SCRATCH = "scratch"
+DOCUMENTS_IN_A_RANGE = 1_000_000  # of which a task that chooses copies holds the clusters
 
 
 class SelectionStageSettings(SelectionSettings):
@@ -47,45 +46,32 @@ def run(context: Context) -> None:
     folders = column_folders(context)
     types = label_types(folders, shards[0])
     plain = SelectionSettings.parse({name: getattr(settings, name) for name in SelectionSettings.model_fields})
-    shared = {"settings": plain.everything()}
-    engine = make_engine(settings.engine)
-
-    def tasks(function: str, more: Any) -> list[Task]:
-        return [
-            Task(
-                shard.stem,
-                f"chatloom.corpus.selection.tasks:{function}",
-                {
-                    "shard": str(shard),
-                    "columns": [str(folder / shard.name) for folder in folders],
-                    **shared,
-                    **more(shard),
-                },
-            )
-            for shard in shards
-        ]
-
-    scratch = context.path / "scratch"
-    with progress(2 * len(shards), unit="shards", label=context.name, quiet=context.quiet) as bar:
-        judged = Step(f"{context.name}, verdicts", scratch, tasks("write_verdicts", lambda _: {}))
-        judged.run(engine, advance=lambda _: bar.advance(1))
-        copies = choose_copies(scratch / VERDICTS / shard.name for shard in shards)
-        np.save(scratch / COPIES, copies, allow_pickle=False)
-        written = Step(
-            context.name,
-            context.path,
-            tasks(
-                "write_selected",
-                lambda shard: {
-                    "verdicts": str(scratch / VERDICTS / shard.name),
-                    "copies": str(scratch / COPIES),
-                    "seed": context.seed,
-                    "labels": types,
-                },
-            ),
-        )
-        counts = total(written.run(engine, advance=lambda _: bar.advance(1)))
-    shutil.rmtree(scratch)
+    rows = sum(pq.read_metadata(shard).num_rows for shard in shards)
+    scratch = context.path / SCRATCH
+    steps = selection_steps(
+        context.name,
+        shards,
+        folders,
+        plain,
+        folder=context.path,
+        scratch=scratch,
+        seed=context.seed,
+        labels=types,
+        ranges=1 + rows // DOCUMENTS_IN_A_RANGE,
+    )
+    if steps[-1].complete():  # the end was cut off after it: nothing is judged again
+        steps = steps[-1:]
+    n_tasks = sum(len(step.tasks) for step in steps)
+    with (
+        make_engine(settings.engine) as engine,
+        progress(n_tasks, unit="tasks", label=context.name, quiet=context.quiet) as bar,
+    ):
+        for step in steps:
+            bar.advance(len(step.done()))
+            step.run(engine, advance=lambda _: bar.advance(1))
+    if scratch.exists():
+        shutil.rmtree(scratch)
+    counts = total(steps[-1].done().values())
     report = selection_funnel(counts, documents.metrics)
     if not report["documents"]:
         raise ChatloomError(_nothing_left(context.name, report))

@@ -12,11 +12,14 @@ import pytest
 
 from chatloom.corpus.duplicates.books import (
     CONTAINED,
+    SIZES,
     BookCopy,
     decide,
+    write_candidates,
     write_contained,
     write_counts,
     write_samples,
+    write_sums,
 )
 from chatloom.corpus.duplicates.external_sort import external_sort, merge_runs, open_runs
 from chatloom.corpus.duplicates.places import names
@@ -49,11 +52,18 @@ def find(
     merge_runs(open_runs([index_of(folder / f"sets-{number}") for number in range(n)], SETS), folder / "index")
     sets = Sets(folder / "index", lambda number: folder / f"sets-{number}")
     samples = [folder / f"samples-{number}" for number in range(n)]
-    counts, contained = ([folder / f"{name}-{part}" for part in range(parts)] for name in ("counts", "contained"))
+    made = ("counts", "pairs", "sizes", "candidates", "wanted", "contained")
+    counts, pairs, sizes, candidates, wanted, contained = (
+        [folder / f"{name}-{part}" for part in range(parts)] for name in made
+    )
     for part, path in enumerate(counts):
         write_counts(samples, path, scale=scale, part=part, parts=parts, memory_bytes=10_000)
-    for part, path in enumerate(contained):
-        write_contained(counts, sets, path, share=share, part=part, parts=parts, memory_bytes=100_000)
+    for part in range(parts):
+        write_sums(counts, pairs[part], sizes[part], part=part, parts=parts, memory_bytes=10_000)
+    merge_runs(open_runs(sizes, SIZES), folder / "sizes")
+    for part in range(parts):
+        write_candidates(pairs[part], folder / "sizes", candidates[part], wanted[part], share=share)
+        write_contained(candidates[part], sets, contained[part], share=share, memory_bytes=100_000)
     return decide(contained, [(book, (priority or {}).get(book, 0)) for book in books], share=share)
 
 

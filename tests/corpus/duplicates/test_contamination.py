@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from chatloom.corpus.duplicates.contamination import Contamination, ContaminationSettings, write_gram_counts
+from chatloom.corpus.duplicates.contamination import Contamination, ContaminationSettings
+from chatloom.corpus.duplicates.runs import RunError
 from chatloom.corpus.record import Document
 from chatloom.errors import ChatloomError
 
@@ -106,13 +107,17 @@ def test_phrases_of_many_documents_do_not_count_but_an_item_that_was_copied_ofte
     counts = [tmp_path / "counts-0", tmp_path / "counts-1"]
     assert label(plain, documents[0].text)["contamination_items"] == 1  # without counts
     for path, shard in zip(counts, (documents[::2], documents[1::2])):
-        assert write_gram_counts(plain, [shard[:4], shard[4:]], path) > 0
-    counted = labeller(tmp_path, items, counts=tuple(counts))
+        assert plain.write_survey([shard[:4], shard[4:]], path) > 0
+    plain.sum_surveys(counts, tmp_path / "all")
+    counted = labeller(tmp_path, items, counts=tmp_path / "all")
     assert label(counted, documents[0].text)["contamination_items"] == 0
     assert label(counted, documents[-1].text)["contamination_item"] == "eval.jsonl:2"
     assert label(counted, items[0]["q"])["contamination_items"] == 1
-    rare = labeller(tmp_path, items, counts=tuple(counts), max_documents=15)
+    rare = labeller(tmp_path, items, counts=tmp_path / "all", max_documents=15)
     assert label(rare, documents[0].text)["contamination_items"] == 1
+    other = labeller(tmp_path, items[1:], counts=tmp_path / "all")
+    with pytest.raises(RunError, match="was made with"):
+        label(other, documents[-1].text)
 
 
 def test_labels_do_not_depend_on_the_batch(tmp_path: Path) -> None:

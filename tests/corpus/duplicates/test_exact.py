@@ -152,3 +152,12 @@ def test_paragraphs_end_at_empty_lines_and_short_passages_may_be_left_out(tmp_pa
 
 def test_touching_and_overlapping_spans_become_one() -> None:
     assert joined([(5, 7), (0, 2), (2, 3), (6, 9), (4, 4)]) == [0, 3, 5, 9]
+
+
+def test_han_and_kana_count_twice_towards_the_shortest_passage() -> None:
+    def found(text: str) -> int:
+        return len(list(passages(text, "line", 20)))
+
+    assert (found("nineteen characters"), found("of twenty characters")) == (0, 1)
+    assert (found("这一行一共只有九个字"[:9]), found("这一行一共只有十个字")) == (0, 1)
+    assert (found("カナ" * 5), found("カナ" * 4 + "a"), found("한국어는두번세지않는다")) == (1, 0, 0)

@@ -17,13 +17,14 @@ from chatloom.corpus.duplicates import clusters
 from chatloom.corpus.duplicates.external_sort import external_sort
 from chatloom.corpus.duplicates.near import BANDING, write_bands, write_edges, write_pairs
 from chatloom.corpus.duplicates.runs import Run, RunError
-from chatloom.corpus.duplicates.search import CopySearch, CopySettings, Layout, Shard, search
+from chatloom.corpus.duplicates.search import CopySettings, Shard, search
 from chatloom.corpus.duplicates.sets import Sets, index_of, write_sets
 from chatloom.corpus.engine.local import InProcess
 from chatloom.corpus.engine.on_beam import OnBeam
 from chatloom.corpus.engine.steps import Engine
 from chatloom.corpus.record import Document
 from chatloom.errors import ChatloomError
+from chatloom.stages.duplicates import DuplicatesSettings, plan_searches
 
 
 def cut(documents: list[Document], n: int) -> list[Shard]:
@@ -74,19 +75,20 @@ def test_the_result_does_not_depend_on_shards_order_ranges_or_memory(tmp_path: P
 
 
 def columns(folder: Path, engine: Engine, shards: list[Path]) -> dict[str, bytes]:
-    """The steps of the search and its columns, run by an engine."""
-    found = CopySearch(Layout(shards, folder / "scratch", 3), CopySettings(), held_out_share=0.3, seed=1)
-    found.finish()
-    for step in [*found.steps, found.columns("columns", folder / "columns")]:
+    """The steps of all searches and their columns, run by an engine."""
+    asked = {"passages": "lines", "substring": 60, "books": {"min_shingles": 500}, "ranges": 2}
+    searches = plan_searches(DuplicatesSettings.parse(asked), shards, folder, folder / "scratch", 1)
+    last = [step for step, _ in searches.columns.values()]
+    for step in [*searches.steps, *last]:
         step.run(engine)
-    return tables(folder / "columns")
+    return {f"{step.folder.name}/{name}": data for step in last for name, data in tables(step.folder).items()}
 
 
 def test_beam_writes_the_same_bytes(tmp_path: Path) -> None:
     pytest.importorskip("apache_beam")
     shards = write_shards(crawl(), tmp_path / "documents", 3)
     expected = columns(tmp_path / "here", InProcess(), shards)
-    assert len(expected) == 3
+    assert len(expected) == 4 * 3
     assert columns(tmp_path / "beam", OnBeam(), shards) == expected
 
 

@@ -63,7 +63,7 @@ class Nameless(Labeller[LettersSettings]):
 
 number = 3
 '''
-PURE = [name for name in LABELLERS if name not in ("perplexity", "quality", "sensitive")]
+PURE = [name for name in LABELLERS if name not in ("perplexity", "quality", "sensitive", "contamination")]
 
 
 @pytest.fixture

@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
 
 from chatloom.corpus.columns import ColumnWriter
+from chatloom.corpus.engine.local import InProcess
+from chatloom.corpus.engine.steps import total
 from chatloom.corpus.record import Document, read_documents, read_dropped, write_documents
 from chatloom.corpus.selection.choice import Case, Judge, SelectionSettings
-from chatloom.corpus.selection.tasks import choose_copies, write_selected, write_verdicts
+from chatloom.corpus.selection.tasks import selection_steps, write_verdicts
 from chatloom.corpus.settings import LanguageSettings, RuleSettings
 from chatloom.errors import ChatloomError
 
@@ -34,29 +35,22 @@ def select(
     folder: Path, shards: Sequence[Sequence[Document]], settings: SelectionSettings, types: Mapping[str, Any] = TYPES
 ) -> tuple[dict[str, Document], dict[str, str], dict[str, int]]:
     """Documents that stay by id, reasons of those that go, and the counts."""
-    tasks = []
+    paths, columns = [], folder / "in" / "all"
     for number, documents in enumerate(shards):
-        shard, column = folder / "in" / f"{number}.parquet", folder / "in" / "all" / f"{number}.parquet"
-        shard.parent.mkdir(parents=True, exist_ok=True)
-        write_documents(shard, [Document(d.id, d.text, d.source, d.url) for d in documents], {})
-        with ColumnWriter(column, types) as writer:
+        paths.append(folder / "in" / f"{number}.parquet")
+        paths[-1].parent.mkdir(parents=True, exist_ok=True)
+        write_documents(paths[-1], [Document(d.id, d.text, d.source, d.url) for d in documents], {})
+        with ColumnWriter(columns / paths[-1].name, types) as writer:
             writer.add(documents, [dict(d.labels) for d in documents])
-        tasks.append({"shard": str(shard), "columns": [str(column)], "settings": settings.everything()})
-    for number, task in enumerate(tasks):
-        (folder / f"v{number}").mkdir()
-        write_verdicts(task, folder / f"v{number}")
-    verdicts = [folder / f"v{number}" / "verdicts" / f"{number}.parquet" for number in range(len(tasks))]
-    np.save(folder / "copies.npy", choose_copies(verdicts))
-    kept, gone, counts = {}, {}, dict[str, int]()
-    for number, task in enumerate(tasks):
-        out = folder / f"s{number}"
-        out.mkdir()
-        more = {"verdicts": str(verdicts[number]), "copies": str(folder / "copies.npy"), "seed": 0}
-        labels = {name: str(kind) for name, kind in types.items() if name != "spans"}
-        for key, n in write_selected({**task, **more, "labels": labels}, out).items():
-            counts[key] = counts.get(key, 0) + n
-        kept |= {d.id: d for d in read_documents(out / "shards" / f"{number}.parquet")}
-        gone |= {d.id: f"{d.stage}/{d.reason}" for d in read_dropped(out / "dropped" / f"{number}.parquet")}
+    labels = {name: str(kind) for name, kind in types.items() if name != "spans"}
+    out = folder / "out"
+    steps = selection_steps(
+        "chosen", paths, [columns], settings, folder=out, scratch=folder / "scratch", seed=0, labels=labels, ranges=2
+    )
+    for step in steps:
+        counts = total(step.run(InProcess()))
+    kept = {d.id: d for path in paths for d in read_documents(out / "shards" / path.name)}
+    gone = {d.id: f"{d.stage}/{d.reason}" for path in paths for d in read_dropped(out / "dropped" / path.name)}
     return kept, gone, counts
 
 
@@ -147,4 +141,4 @@ def test_column_files_of_other_documents_are_refused(tmp_path: Path) -> None:
         out = tmp_path / f"{name}-out"
         out.mkdir()
         with pytest.raises(ChatloomError, match=r"does not fit|more rows"):
-            write_verdicts({**task, "settings": SelectionSettings().everything()}, out)
+            write_verdicts({**task, "settings": SelectionSettings().everything(), "parts": 1}, out)

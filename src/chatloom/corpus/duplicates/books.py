@@ -3,10 +3,12 @@
 Content shared is containment |A n B| / |A| of the sets of shingles, not Jaccard: an excerpt is in its book whatever
 their sizes. A book may lie in many pieces, cut wherever: its set is that of all pieces with the same book id.
 
-    write_samples    (a shard)             (shingle, book) of one shingle in SCALE (Irber et al. 2022), by their hash
-    write_counts     (a range of shingles)   (a, b, samples in both) and (book, book, samples)
-    write_contained  (a range of books)      pairs that may reach the share, compared by all shingles (sets.py)
-    decide           (once)                which books go, and for which
+    write_samples     (a shard)              (shingle, book) of one shingle in SCALE (Irber et al. 2022), by their hash
+    write_counts      (a range of shingles)  (a, b, samples in both) and (book, book, samples)
+    write_sums        (a range of books)     the same, summed: (a, b, samples in both), and apart (book, samples)
+    write_candidates  (a range of books)     pairs that may reach the share
+    write_contained   (a range of books)     those that do, compared by all shingles (sets.py)
+    decide            (once)                 which books go, and for which: about 900 bytes a pair
 """
 
 from __future__ import annotations
@@ -22,13 +24,15 @@ from chatloom.corpus.duplicates.grouping import candidate_pairs
 from chatloom.corpus.duplicates.minhash import intersection
 from chatloom.corpus.duplicates.near import MOST_COMPARED
 from chatloom.corpus.duplicates.places import names
-from chatloom.corpus.duplicates.runs import RunWriter
+from chatloom.corpus.duplicates.runs import Run, RunWriter
 from chatloom.corpus.duplicates.sets import Sets
 from chatloom.corpus.duplicates.shingling import Shingles, shingle_rows
 from chatloom.corpus.ranged import partition
 from chatloom.corpus.text.units import U64
 
-SAMPLES, COUNTS, CONTAINED = "book samples", "book counts", "contained"
+SAMPLES, COUNTS, PAIRS, SIZES, CANDIDATES, WANTED, CONTAINED = (
+    "book samples", "book counts", "book pairs", "book sizes", "book candidates", "books wanted", "contained",
+)  # fmt: skip
 SCALE = 64  # a novel of 500 kB gives about 1,400 samples: a share of 0.9 is estimated to within 0.008
 SHARE = 0.9
 DOUBT = 4.0  # standard errors below the share at which a pair is still compared
@@ -59,8 +63,8 @@ def write_counts(
 
     A shingle that more than `most_compared` books have counts between the first of them and each other only.
     """
-    runs = open_runs(paths, SAMPLES, _about(scale))
     low, high = (bound // scale for bound in partition(part, parts))  # samples fill that part of the hashes
+    runs = open_runs(paths, SAMPLES, _about(scale), (low, high))
 
     def pairs() -> Iterator[U64]:
         blocks = merge(runs, low, high, unique=True, memory_bytes=memory_bytes)
@@ -80,26 +84,57 @@ def write_counts(
     return writer.count
 
 
-def write_contained(
-    paths: Sequence[Path], sets: Sets, path: Path, *, share: float = SHARE, part: int = 0, parts: int = 1,
-    memory_bytes: int = MEMORY,
-) -> dict[str, int]:  # fmt: skip
-    """Run of (a, b, shingles in both, shingles of a, of b) where a share reaches `share`; returns the counts.
+def write_sums(
+    paths: Sequence[Path], pairs: Path, sizes: Path, *, part: int = 0, parts: int = 1, memory_bytes: int = MEMORY
+) -> int:
+    """Of one range of books the runs of (a, b, samples in both), a < b, and of (book, samples); returns the pairs."""
+    within = partition(part, parts)
+    runs = open_runs(paths, COUNTS, within=within)
+    about = runs[0].about
+    with (
+        RunWriter(pairs, PAIRS, ("a", "b", "count"), about) as shared,
+        RunWriter(sizes, SIZES, ("book", "samples"), about) as own,
+    ):
+        for block in _summed(merge(runs, *within, memory_bytes=memory_bytes)):
+            same = block[:, 0] == block[:, 1]
+            shared.append(block[~same])
+            own.append(block[same][:, 1:])
+    return shared.count
 
-    Memory: 16 bytes a book for the numbers of samples, beside `memory_bytes`.
+
+def write_candidates(
+    pairs: Path, sizes: Path, path: Path, wanted: Path, *, share: float = SHARE, min_shingles: int = 0,
+    memory_bytes: int = MEMORY,
+) -> int:  # fmt: skip
+    """Run of the pairs (a, b) that may reach `share`, and of the books in them; returns the pairs.
+
+    `pairs` are those of one range, `sizes` is the run of all books. Books of which the samples tell fewer than
+    `min_shingles` shingles take no part.
     """
-    runs = open_runs(paths, COUNTS)
-    sizes = [found[found[:, 0] == found[:, 1]][:, 1:] for found in _summed(merge(runs, memory_bytes=memory_bytes))]
-    known = np.concatenate([np.empty((0, 2), np.uint64), *sizes])
+    (run,) = open_runs([pairs], PAIRS)
+    known = Run(sizes, SIZES, run.about)
+    scale = _scale(run.about)
+    with RunWriter(path, CANDIDATES, ("a", "b")) as writer:
+        for block in merge([run], memory_bytes=memory_bytes):
+            numbers = known.of(np.unique(block[:, :2]))
+            smaller = np.minimum(*(numbers[np.searchsorted(numbers[:, 0], block[:, i]), 1] for i in (0, 1)))
+            needed = share - DOUBT * np.sqrt(share * (1 - share) / smaller.astype(float))
+            enough = block[:, 2] >= np.maximum(needed * smaller, 1)
+            writer.append(block[enough & (smaller * np.uint64(scale) >= min_shingles), :2])
+    members = (found.reshape(-1, 1) for found in merge(open_runs([path], CANDIDATES), memory_bytes=memory_bytes))
+    external_sort(members, wanted, WANTED, ("book",), unique=True, memory_bytes=memory_bytes)
+    return writer.count
+
+
+def write_contained(
+    candidates: Path, sets: Sets, path: Path, *, share: float = SHARE, memory_bytes: int = MEMORY
+) -> dict[str, int]:
+    """Run of (a, b, shingles in both, shingles of a, of b) where a share reaches `share`; returns the counts."""
     compared = 0
     with RunWriter(path, CONTAINED, ("a", "b", "common", "size_a", "size_b")) as writer:
-        for block in _summed(merge(runs, *partition(part, parts), memory_bytes=memory_bytes)):
-            pairs = block[block[:, 0] != block[:, 1]]
-            smaller = np.minimum(*(known[np.searchsorted(known[:, 0], pairs[:, i]), 1] for i in (0, 1))).astype(float)
-            needed = share - DOUBT * np.sqrt(share * (1 - share) / np.maximum(smaller, 1))
-            pairs = pairs[pairs[:, 2] >= np.maximum(needed * smaller, 1), :2]
-            for start in range(0, len(pairs), PAIRS_AT_ONCE):
-                some = pairs[start : start + PAIRS_AT_ONCE]
+        for block in merge(open_runs([candidates], CANDIDATES), memory_bytes=memory_bytes):
+            for start in range(0, len(block), PAIRS_AT_ONCE):
+                some = block[start : start + PAIRS_AT_ONCE]
                 overlaps = list(sets.compare(some, _overlap, memory_bytes=memory_bytes))
                 shared = np.array(overlaps, np.uint64).reshape(-1, 3)
                 enough = shared[:, 0] >= share * np.minimum(shared[:, 1], shared[:, 2])
@@ -155,6 +190,10 @@ def decide(paths: Sequence[Path], books: Iterable[tuple[str, int]], *, share: fl
 
 def _about(scale: int) -> str:
     return f"one shingle in {scale}"
+
+
+def _scale(about: str) -> int:
+    return int(about.rsplit(" ", 1)[1])
 
 
 def _overlap(one: Shingles, other: Shingles) -> tuple[int, int, int]:

@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from chatloom.corpus.duplicates.evaluation_items import Index, Sizes, read_items
-from chatloom.corpus.duplicates.external_sort import merge, open_runs
+from chatloom.corpus.duplicates.external_sort import merge
 from chatloom.corpus.duplicates.passages import joined
-from chatloom.corpus.duplicates.runs import RunWriter
+from chatloom.corpus.duplicates.runs import Run, RunWriter
 from chatloom.corpus.duplicates.shingling import Located, located_units
 from chatloom.corpus.labelling import SPANS, Labeller
 from chatloom.corpus.record import Document
@@ -52,13 +52,16 @@ class ContaminationSettings(Settings):
     min_matches: int = Field(3, ge=1, description="n-grams of one item that must be in a document for it to count")
     max_items: int = Field(10, ge=1, description="items that may share an n-gram; more have it from a template")
     max_documents: int = Field(10, ge=1, description="documents that may have an n-gram; more have it from language")
-    counts: tuple[Path, ...] = Field((), description="runs of `write_gram_counts`, one a shard; empty: no such limit")
+    counts: Path | None = Field(
+        None, description="in how many documents each n-gram is; the stage `labels` counts that itself where it is null"
+    )
 
 
 class Contamination(Labeller[ContaminationSettings]):
-    """Overlap with evaluation sets (GPT-3, appendix C; PaLM, section 8; Llama 2, section A.6)."""
+    """Overlap with evaluation sets (Brown et al. 2020, appendix C; Chowdhery et al. 2022, section 8)."""
 
     name = "contamination"
+    version = 2
     columns = {  # noqa: RUF012 - a constant
         "contamination_items": pa.int64(),  # evaluation items found
         "contamination_item": pa.string(),  # "file:line" of the one found most completely
@@ -67,6 +70,7 @@ class Contamination(Labeller[ContaminationSettings]):
         "contamination_spans": SPANS,
     }
     Settings = ContaminationSettings
+    survey = "counts"
 
     def __init__(self, settings: ContaminationSettings) -> None:
         super().__init__(settings)
@@ -77,7 +81,7 @@ class Contamination(Labeller[ContaminationSettings]):
 
     def files(self) -> Sequence[Path]:
         """The evaluation sets, and the counts of their n-grams."""
-        return [*self.settings.items, *self.settings.counts]
+        return [*self.settings.items, *([self.settings.counts] if self.settings.counts else [])]
 
     @cached_property
     def index(self) -> Index:
@@ -91,11 +95,40 @@ class Contamination(Labeller[ContaminationSettings]):
         """Which (n-gram, item) rows of the index count: not those of phrases of the language."""
         index, counts = self.index, np.zeros(len(self.index.grams), np.int64)
         if self.settings.counts:
-            for block in merge(open_runs(self.settings.counts, GRAMS)):
-                np.add.at(counts, block[:, 0].astype(np.int64), block[:, 1].astype(np.int64))
+            for block in merge([Run(self.settings.counts, GRAMS, self._about)]):
+                counts[block[:, 0].astype(np.int64)] = block[:, 1].astype(np.int64)
         frequent = (counts > self.settings.max_documents)[index.gram_of]
         share = np.bincount(index.item_of, frequent, len(index.items)) / np.maximum(index.n_grams, 1)
         return ~frequent | (share > 0.5)[index.item_of]
+
+    @property
+    def _about(self) -> str:
+        return f"{len(self.index.grams)} n-grams"
+
+    def write_survey(self, documents: Iterable[Sequence[Document]], path: Path) -> int:
+        """Run of (n-gram's number, documents of this shard that have it); returns the n-grams found."""
+        counts = np.zeros(len(self.index.grams), np.int64)
+        for batch in documents:
+            texts = [document.text for document in batch]
+            for first, last in batches(texts, TEXTS_AT_ONCE):
+                for found in self._found(located_units(texts[first:last])):
+                    if found:
+                        counts[np.unique(np.concatenate([grams for *_, grams in found]))] += 1
+        return self._write_counts(counts, path)
+
+    def sum_surveys(self, paths: Iterable[Path], path: Path) -> int:
+        """Run of (n-gram's number, documents that have it); memory: 8 bytes an n-gram."""
+        counts = np.zeros(len(self.index.grams), np.int64)
+        for part in paths:
+            for block in merge([Run(part, GRAMS, self._about)]):
+                counts[block[:, 0].astype(np.int64)] += block[:, 1].astype(np.int64)
+        return self._write_counts(counts, path)
+
+    def _write_counts(self, counts: I64, path: Path) -> int:
+        seen = np.flatnonzero(counts)
+        with RunWriter(path, GRAMS, ("gram", "documents"), self._about) as writer:
+            writer.append(np.stack([seen, counts[seen]], axis=1).astype(np.uint64))
+        return len(seen)
 
     def label(self, documents: Sequence[Document]) -> list[dict[str, Any]]:
         """Labels of each document; a document without a match has 0 items, share 0 and no spans."""
@@ -151,21 +184,3 @@ class Contamination(Labeller[ContaminationSettings]):
             "contamination_share": length / int(last - first),
             "contamination_spans": spans,
         }
-
-
-def write_gram_counts(labeller: Contamination, documents: Iterable[Sequence[Document]], path: Path) -> int:
-    """Run of (n-gram's number, documents of this shard that have it), for `max_documents`; returns the n-grams found.
-
-    To be called on every shard, of batches of documents, before the labels are made. Memory: 8 bytes an n-gram.
-    """
-    counts = np.zeros(len(labeller.index.grams), np.int64)
-    for batch in documents:
-        texts = [document.text for document in batch]
-        for first, last in batches(texts, TEXTS_AT_ONCE):
-            for found in labeller._found(located_units(texts[first:last])):
-                if found:
-                    counts[np.unique(np.concatenate([grams for *_, grams in found]))] += 1
-    seen = np.flatnonzero(counts)
-    with RunWriter(path, GRAMS, ("gram", "documents")) as writer:
-        writer.append(np.stack([seen, counts[seen]], axis=1).astype(np.uint64))
-    return len(seen)

@@ -12,7 +12,7 @@ import numpy as np
 
 from chatloom.corpus.text.units import I64, U64
 
-PAIRS_AT_ONCE = 1 << 20
+PAIRS_AT_ONCE = 1 << 17
 
 
 def candidate_pairs(blocks: Iterable[U64], most: int) -> Iterator[U64]:

@@ -23,26 +23,34 @@ from chatloom.corpus.duplicates.grouping import later_members
 from chatloom.corpus.duplicates.places import ROW_BITS, place, rows_within
 from chatloom.corpus.duplicates.runs import Run
 from chatloom.corpus.ranged import partition
+from chatloom.corpus.text import characters
 from chatloom.corpus.text.units import U64
 
 Unit = Literal["line", "paragraph"]
 PASSAGES, SEEN = "passages", "seen"
 ENDS = {"line": re.compile(r"\n"), "paragraph": re.compile(r"\n(?:[^\S\n]*\n)+")}
+UNSPACED = re.compile("|".join(characters.PATTERNS[flag].rstrip("+") for flag in (characters.HAN, characters.KANA)))
 TEXTS_AT_ONCE = 1 << 12
 
 
 def passages(text: str, unit: Unit, min_characters: int = 1) -> Iterator[tuple[int, int, int]]:
     """(start, end, hash) of each passage with its line ends; lower case and white space as in `exact.normalised`.
 
-    Passages of fewer than `min_characters` after that are left out; so are empty ones.
+    Passages of fewer than `min_characters` after that are left out (Han and kana count twice: a word has two of them
+    where it has four letters); so are empty ones.
     """
     start = 0
     ends = [match.end() for match in ENDS[unit].finditer(text)]
     for end in [*ends, len(text)]:
         content = " ".join(text[start:end].lower().split())
-        if content and len(content) >= min_characters:
+        if content and (len(content) >= min_characters or _counts_twice(content, min_characters)):
             yield start, end, xxhash.xxh3_64_intdigest(content.encode("utf-8", "surrogatepass"))
         start = end
+
+
+def _counts_twice(content: str, min_characters: int) -> bool:
+    """Whether a passage is long enough because of its Han and kana."""
+    return 2 * len(content) >= min_characters and len(content) + len(UNSPACED.findall(content)) >= min_characters
 
 
 def write_passages(

@@ -22,9 +22,10 @@ from pydantic import Field
 from chatloom.corpus.duplicates import near
 from chatloom.corpus.duplicates.clusters import CLUSTERS
 from chatloom.corpus.duplicates.external_sort import MEMORY
+from chatloom.corpus.duplicates.layout import FAN_IN, Layout
 from chatloom.corpus.duplicates.members import COPIES, NEAR, cluster_members
 from chatloom.corpus.duplicates.near import BANDING, MOST_COMPARED
-from chatloom.corpus.duplicates.series import FAN_IN, Series, gathered
+from chatloom.corpus.duplicates.series import Series
 from chatloom.corpus.duplicates.tasks import URL
 from chatloom.corpus.engine.local import InProcess
 from chatloom.corpus.engine.steps import Step, Task
@@ -52,51 +53,6 @@ class CopySettings(Settings):
         MOST_COMPARED, ge=1, description="members of a bucket that every other member is compared with"
     )
     memory_megabytes: int = runtime(MEMORY >> 20, ge=1, description="megabytes of records that a step holds at once")
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a search is cut into tasks: the files of documents, where its own files go, and how many ranges there are.
-
-    Nothing here changes what is found.
-    """
-
-    shards: Sequence[Path]
-    folder: Path
-    ranges: int
-    memory: int = MEMORY
-    fan_in: int = FAN_IN
-
-    def by_shard(self, name: str, function: str, **arguments: Any) -> Step:
-        """A step of one task a shard, told its `shard` and `number`."""
-        shared = {**arguments, "memory": self.memory}
-        tasks = [
-            Task(f"{number:05d}", function, {"shard": str(shard), "number": number, **shared})
-            for number, shard in enumerate(self.shards)
-        ]
-        return Step(name, self.folder / name, tasks)
-
-    def by_range(self, name: str, function: str, **arguments: Any) -> Step:
-        """A step of one task a range, told its `part` of `parts`."""
-        shared = {**arguments, "parts": self.ranges, "memory": self.memory}
-        tasks = [Task(f"{part:05d}", function, {"part": part, **shared}) for part in range(self.ranges)]
-        return Step(name, self.folder / name, tasks)
-
-    def of_shards(self, step: str, name: str, suffix: str = "") -> Series:
-        """The files `name` of a step by shard."""
-        return Series(str(self.folder / step), name, len(self.shards), suffix=suffix)
-
-    def of_ranges(self, step: str, name: str, suffix: str = "") -> Series:
-        """The files `name` of a step by range."""
-        return Series(str(self.folder / step), name, self.ranges, suffix=suffix)
-
-    def gathered(self, series: Series, *, scale: int = 1) -> tuple[list[Step], Series]:
-        """Runs of all shards, so few that a task on one range can open them."""
-        return gathered(series, self.folder, ranges=self.ranges, memory=self.memory, scale=scale, fan_in=self.fan_in)
-
-    def gathered_to_one(self, series: Series) -> tuple[list[Step], Series]:
-        """Runs of all shards, as one."""
-        return gathered(series, self.folder, ranges=1, memory=self.memory, most=1, fan_in=self.fan_in)
 
 
 @dataclass
@@ -158,21 +114,35 @@ class CopySearch:
         )
         self.edges.setdefault(TEXT, []).append(layout.of_ranges("edges", "edges"))
 
-    def finish(self, split: Sequence[Series] = ()) -> None:
-        """Clusters, who is in them, which one is kept. `split`: edges of documents that must be on one side besides."""
-        layout = self.layout
-        joined = [series for found in self.edges.values() for series in found]
-        edges = {**self.edges, **({ALL: joined} if joined else {})}
-        if split:
-            edges[SPLIT] = [*joined, *split]
+    def finish(self) -> None:
+        """Clusters, who is in them, which one is kept."""
+        joined = self._joined()
+        self._resolve({**self.edges, **({ALL: joined} if joined else {})}, "")
+
+    def join(self, edges: Sequence[Series]) -> None:
+        """After `finish`: clusters of the split alone, in which documents are tied by more than text and address."""
+        self._resolve({SPLIT: [*self._joined(), *edges]}, f"{SPLIT}: ")
+
+    def _joined(self) -> list[Series]:
+        return [series for found in self.edges.values() for series in found]
+
+    def _resolve(self, edges: Mapping[str, Sequence[Series]], which: str) -> None:
+        """Steps from edges (of the clusters of each name) to copies and groups."""
         if not edges:
             return
-        self.steps.append(self._clusters(edges))
-        wanted = {name: (CLUSTERS, [Series(str(layout.folder / CLUSTERS), name, 1)]) for name in edges}
-        located = self.locate("located clusters", wanted)
+        layout = self.layout
+        folder, memory = layout.folder / f"{which}clusters", layout.memory
+        given = {name: [series.values() for series in found] for name, found in edges.items()}
+        tasks = [
+            Task(name, f"{TASKS}:write_clusters", {"name": name, "edges": found, "memory": memory})
+            for name, found in given.items()
+        ]
+        self.steps.append(Step(f"{which}clusters", folder, tasks))
+        wanted = {name: (CLUSTERS, [Series(str(folder), name, 1)]) for name in edges}
+        located = self.locate(f"{which}located clusters", wanted)
         self.steps.append(
             layout.by_shard(
-                "members",
+                f"{which}members",
                 f"{TASKS}:write_members",
                 priority=self.priority,
                 parts=layout.ranges,
@@ -180,22 +150,22 @@ class CopySearch:
                 clusters={name: series.values() for name, series in located.items()},
             )
         )
-        self.members = {name: layout.of_shards("members", name, ".parquet") for name in edges}
-        kinds = {TEXT: NEAR, URL: URL}
-        copies = {name: (self.members[name].values(), kind) for name, kind in kinds.items() if name in edges}
-        groups = {name: self.members[name].values() for name in (ALL, SPLIT) if name in edges}
+        self.members |= {name: layout.of_shards(f"{which}members", name, ".parquet") for name in edges}
+        kinds = {name: kind for name, kind in ((TEXT, NEAR), (URL, URL)) if name in edges}
+        grouped = [name for name in (ALL, SPLIT) if name in edges]
+        step = f"{which}resolve"
         self.steps.append(
             layout.by_range(
-                "resolve",
+                step,
                 f"{TASKS}:resolve",
                 **self.sides,
                 **self._sets,
-                copies={f"copies by {name}": given for name, given in copies.items()},
-                groups={f"groups {name}": given for name, given in groups.items()},
+                copies={f"copies by {name}": (self.members[name].values(), kind) for name, kind in kinds.items()},
+                groups={f"groups {name}": self.members[name].values() for name in grouped},
             )
         )
-        self.copies = [layout.of_ranges("resolve", f"copies by {name}", ".parquet") for name in copies]
-        self.groups = {name: layout.of_ranges("resolve", f"groups {name}", ".parquet") for name in groups}
+        self.copies += [layout.of_ranges(step, f"copies by {name}", ".parquet") for name in kinds]
+        self.groups |= {name: layout.of_ranges(step, f"groups {name}", ".parquet") for name in grouped}
 
     @property
     def sides(self) -> dict[str, Any]:
@@ -204,27 +174,15 @@ class CopySearch:
 
     def columns(self, name: str, folder: Path) -> Step:
         """The last step: a file of tasks.COLUMNS for each shard, in `folder`."""
-        arguments = {
-            "groups": [series.values() for key, series in self.groups.items() if key == ALL],
-            "copies": [series.values() for series in self.copies],
+        return self.layout.columns(
+            name,
+            folder,
+            f"{TASKS}:write_columns",
+            groups=_values(self.groups.get(ALL)),
+            sides=_values(self.groups.get(SPLIT)),
+            copies=[series.values() for series in self.copies],
             **self.sides,
-        }
-        tasks = [
-            Task(shard.stem, f"{TASKS}:write_columns", {"shard": str(shard), "number": number, **arguments})
-            for number, shard in enumerate(self.layout.shards)
-        ]
-        return Step(name, folder, tasks)
-
-    def _clusters(self, edges: Mapping[str, Sequence[Series]]) -> Step:
-        tasks = [
-            Task(
-                name,
-                f"{TASKS}:write_clusters",
-                {"name": name, "edges": [series.values() for series in found], "memory": self.layout.memory},
-            )
-            for name, found in edges.items()
-        ]
-        return Step(CLUSTERS, self.layout.folder / CLUSTERS, tasks)
+        )
 
     def gather(self, series: Series, *, scale: int = 1) -> Series:
         """Few enough runs for a task on one range; adds the steps for it."""

@@ -22,7 +22,7 @@ from chatloom.errors import ChatloomError
 from chatloom.settings import nearest
 
 HERE = "chatloom.corpus.labellers"
-LABELLERS: dict[str, str] = {
+LABELLERS: dict[str, str] = {  # name -> class in the module of that name here, or module:Class
     "language": "Language",
     "length": "Length",
     "rules": "Rules",
@@ -36,6 +36,7 @@ LABELLERS: dict[str, str] = {
     "personal_data": "PersonalData",
     "perplexity": "Perplexity",
     "quality": "Quality",
+    "contamination": "chatloom.corpus.duplicates.contamination:Contamination",
 }
 TYPES: dict[Any, pa.DataType] = {
     str: pa.string(),
@@ -57,7 +58,9 @@ def load_labeller(use: str) -> type[Labeller[Any]]:
             near = nearest(use, LABELLERS)
             cure = f"did you mean `{near}`?" if near else f"known are {', '.join(LABELLERS)}"
             raise ChatloomError(f"labeller `{use}`: there is none of this name; {cure} (own ones are `module:name`)")
-        known: type[Labeller[Any]] = getattr(importlib.import_module(f"{HERE}.{use}"), LABELLERS[use])
+        where = LABELLERS[use] if ":" in LABELLERS[use] else f"{HERE}.{use}:{LABELLERS[use]}"
+        module_name, _, name = where.partition(":")
+        known: type[Labeller[Any]] = getattr(importlib.import_module(module_name), name)
         return known
     module_name, _, name = use.partition(":")
     found = getattr(_import(module_name, use), name, None)
