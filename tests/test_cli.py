@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -293,15 +294,19 @@ def test_inspect_finds_a_changed_file(shell: Shell, tmp_path: Path) -> None:
     assert "changed or damaged since it was made: steps.txt" in shell.err
 
 
-def test_inspect_shows_dropped_pages_with_the_reason(shell: Shell, tmp_path: Path) -> None:
-    draft = artifact.begin(tmp_path / "corpus", Identity("documents", "corpus", 1, {}, 0))
+def test_inspect_shows_documents_of_all_shards_and_dropped_pages_with_the_reason(shell: Shell, tmp_path: Path) -> None:
+    draft = artifact.begin(tmp_path / "corpus", Identity("selection", "selection", 1, {}, 0))
     assert isinstance(draft, Draft)
     kept = Document("p1", "kept text", "p1", labels={"language": "en", "rule_words": 9.0, "rule_digits": None})
     labels = {"language": pa.string(), "rule_words": pa.float64(), "rule_digits": pa.float64()}
-    write_documents(draft.path / "documents.parquet", [kept], labels)
-    with DroppedWriter(draft.path / "dropped.parquet") as writer:
+    write_documents(draft.path / "shards" / "0.parquet", [kept], labels)
+    write_documents(draft.path / "shards" / "1.parquet", [replace(kept, id=f"p{n}") for n in (3, 4, 5)], labels)
+    (draft.path / "dropped").mkdir()
+    with DroppedWriter(draft.path / "dropped" / "0.parquet") as writer:
         writer.add(Dropped("p2", "rules", "word_count", "word_count 3 is below 20", "too short"))
     draft.commit({"share": None, "steps": [{"step": "rules", "kept": 1}]})
+    assert shell("inspect", "corpus", "--samples", "2", "--skip", "1") == 0
+    assert [name for name in ("p1 ", "p3 ", "p4 ", "p5 ") if name in shell.out] == ["p3 ", "p4 "]
     assert shell("inspect", "corpus") == 0
     assert "steps: 1 rows of kept, step" in shell.out  # not as Python writes it
     assert "p1 (language en, rules measured: 1)\nkept text" in shell.out

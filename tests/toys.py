@@ -204,7 +204,7 @@ def write_corpus(folder: Path) -> None:
         documents.append(Document(f"d{number}", text, source="toy", labels={"split": split}))
     import pyarrow as pa
 
-    write_documents(folder / "documents.parquet", documents, {"split": pa.string()})
+    write_documents(folder / "shards" / "0.parquet", documents, {"split": pa.string()})
 
 
 def write_dialogues(folder: Path) -> None:

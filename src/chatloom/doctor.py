@@ -152,14 +152,14 @@ def _kill_and_resume() -> Finding:
 
 def prepare_toy(folder: Path) -> None:
     """Write the toy's documents, vocabulary and tokens as artifacts below `folder`."""
-    from chatloom.corpus.record import Document, write_documents
+    from chatloom.corpus.record import SHARDS, Document, write_documents
 
     target = folder / "documents"
     with artifact.locked(target):
         draft = artifact.begin(target, Identity("documents", "doctor", 1, {}, 0))
         assert isinstance(draft, Draft)
         documents = [Document(f"toy-{n}", _toy_text(n), source="doctor") for n in range(64)]
-        write_documents(draft.path / "documents.parquet", documents, {})
+        write_documents(draft.path / SHARDS / "toy.parquet", documents, {})
         draft.commit({})
     settings = {"vocab_size": 300, "allow_smaller": True}
     recipe.run_stage("tokenizer", settings, {"documents": [target]}, folder / "vocabulary", quiet=True)

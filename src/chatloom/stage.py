@@ -116,3 +116,22 @@ class Stage:
     run: Callable[[Context], None]
     plan: Callable[[PlanContext], Plan] | None = None
     files: Callable[[Any], Sequence[Path]] | None = None
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A kind that stands for several stages in a row; a recipe that names it is read as these (`recipe/chains.py`).
+
+    `links` maps the kind of each stage, in order, to those of its inputs that kinds before it make. The first stage's
+    inputs are the chain's. `shared` are settings that may be given once for all stages that have them.
+    """
+
+    kind: str
+    about: str
+    links: Mapping[str, Mapping[str, str]]
+    shared: tuple[str, ...] = ()
+
+    @property
+    def first(self) -> str:
+        """Kind of the stage that takes what comes from outside."""
+        return next(iter(self.links))

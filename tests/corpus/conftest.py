@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -11,8 +10,6 @@ from types import ModuleType
 import pytest
 
 from chatloom.corpus.extraction import pydoc_pages
-from chatloom.corpus.pipeline import clean
-from chatloom.corpus.settings import CorpusSettings
 
 SOME_MODULES = (
     "base64", "bisect", "calendar", "csv", "difflib", "errno", "fractions", "functools", "heapq", "itertools", "json",
@@ -43,24 +40,4 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("rendered") / "pages"
     rendering = pydoc_pages.render(folder, SOME_MODULES)
     assert rendering.skipped == {}
-    return folder
-
-
-@pytest.fixture(scope="session")
-def demo_settings() -> CorpusSettings:
-    return CorpusSettings.parse(
-        {
-            "extraction": {"extractor": "blocks"},
-            "rules": {"preset": "documentation"},
-            "language": {"keep": ["en", "zh"]},
-        }
-    )
-
-
-@pytest.fixture(scope="session")
-def cleaned(pages: Path, demo_settings: CorpusSettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that cleaning those pages gives."""
-    folder = tmp_path_factory.mktemp("cleaned")
-    metrics = clean(demo_settings, [pages], folder, workers=2, seed=1)
-    (folder / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
     return folder

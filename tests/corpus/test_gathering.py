@@ -15,7 +15,7 @@ from chatloom.corpus import documents, workers
 from chatloom.corpus.engine.choice import ShardSettings
 from chatloom.corpus.engine.local import InProcess, LocalPool
 from chatloom.corpus.engine.steps import Engine
-from chatloom.corpus.gathering import cut, finish, step_of
+from chatloom.corpus.gathering import cut, finish, part_bytes, step_of
 from chatloom.corpus.reading.files import list_files
 from chatloom.corpus.reading.parts import parts_of
 from chatloom.corpus.record import Document, document_files, read_documents, read_dropped
@@ -95,6 +95,17 @@ def test_the_documents_and_their_order_do_not_depend_on_parts_and_shards(
     metrics = gather(crawl, tmp_path / "cut", part_megabytes=part, shard_megabytes=shard)
     assert int(str(metrics["shards"])) > 1
     assert texts(tmp_path / "cut") == texts(tmp_path / "whole")
+
+
+def test_little_is_cut_into_several_parts_and_much_into_parts_of_the_size_asked_for(tmp_path: Path) -> None:
+    files = [(tmp_path / f"{number}.txt", f"{number}.txt") for number in range(40)]
+    settings = ShardSettings(part_megabytes=3.0)
+    parts = {}
+    for size in (10_000, 300_000, 2_000_000):
+        for path, _ in files:
+            path.write_bytes(b"x" * size)
+        parts[size] = len(parts_of(files, part_bytes(files, settings)))
+    assert parts == {10_000: 1, 300_000: 14, 2_000_000: 40}  # 400 kB; 12 MB by 1 MB; 80 MB by 3 MB
 
 
 def test_processes_write_the_same_bytes_as_this_one(crawl: Path, tmp_path: Path) -> None:

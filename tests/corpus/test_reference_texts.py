@@ -34,7 +34,7 @@ def test_labels_of_documents_decide_language_and_side(tmp_path: Path) -> None:
         Document("b", CHINESE, labels={"language": "zh", "split": "train"}),
         Document("c", "", labels={"language": "en", "split": "train"}),
     ]
-    write_documents(tmp_path / "documents.parquet", documents, {"language": pa.string(), "split": pa.string()})
+    write_documents(tmp_path / "shards" / "0.parquet", documents, {"language": pa.string(), "split": pa.string()})
     artifact = Artifact(tmp_path, {"kind": "documents", "fingerprint": "f"})
     found = list(source_of(context(tmp_path, reference=[artifact]), "reference", held_out_share=1 - 1e-9))
     assert found == [ReferenceText("a", ENGLISH, "xx", HELD_OUT), ReferenceText("b", CHINESE, "zh", TRAIN)]

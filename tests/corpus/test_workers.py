@@ -69,8 +69,8 @@ def test_a_function_that_cannot_be_loaded_is_an_error_not_a_thousand_failures() 
 
 
 def test_torch_is_not_loaded_in_a_worker() -> None:
-    with Workers("chatloom.corpus.cleaning:clean_page", None, 1, 30.0) as pool:
-        list(pool.map([(None, 1)]))  # loads everything cleaning needs, then fails on the item
+    with Workers("chatloom.corpus.documents:page_to_document", None, 1, 30.0) as pool:
+        list(pool.map([(None, 1)]))  # loads everything extraction needs, then fails on the item
     assert run(["torch"]) == [False]
 
 

@@ -83,7 +83,7 @@ def test_another_threshold_makes_only_the_selection_again(pages: Path, tmp_path:
         expected = sum(length > limit for length in lengths)
         texts = documents(pages, out)
         labels = make("labels", out, {"documents": texts}, labellers=LABELLERS)
-        chosen = make("selection", out, {"documents": texts, "labels": labels}, keep=f"length > {limit}")
+        chosen = make("selection", out, {"documents": texts, "labels": labels}, keep=f"length_characters > {limit}")
         if limit == 200:
             made = texts.manifest["finished"], labels.manifest["finished"]
         else:

@@ -88,7 +88,7 @@ def test_models_never_see_the_held_out_side(tmp_path: Path) -> None:
         Document(f"s{i}", "xylophone " + text, labels={"split": "held_out"}) for i, text in enumerate(english(60, 4))
     ]
     known = [Document(f"k{i}", text, labels={"split": "train"}) for i, text in enumerate(english(60, 5))]
-    write_documents(tmp_path / "documents.parquet", known + secret, {"split": pa.string()})
+    write_documents(tmp_path / "shards" / "0.parquet", known + secret, {"split": pa.string()})
     documents = Artifact(tmp_path, {"kind": "documents", "fingerprint": "f"})
     run("ngram-model", tmp_path / "lm", {"min_units": 100, "ngrams": {"min_count": 1}}, reference=[documents])
     model = LanguageModels.load(tmp_path / "lm").models["en"]

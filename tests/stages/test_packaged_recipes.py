@@ -14,7 +14,8 @@ from chatloom.recipe import RecipeError
 from chatloom.recipe.reading import packaged, read_values
 
 SEEDS = (0, 1, 2)
-SHARED = ("corpus", "questions", "tokenizer", "tokens")
+CORPUS = ("corpus.documents", "corpus.labels", "corpus.duplicates", "corpus.selection")
+SHARED = (*CORPUS, "questions", "tokenizer", "tokens")
 TRAINED = ("pretrain", "sft", "sft-random", "own-answers", "reward", "best-of-n", "dpo", "ppo", "evaluate")
 
 
@@ -85,8 +86,8 @@ def test_bring_your_own_is_ready_once_the_three_folders_hold_files(
 TINY = (
     "tokenizer.vocab_size=320",
     "tokenizer.allow_smaller=true",
-    "corpus.rules.preset=none",
-    "corpus.workers=1",
+    "corpus.selection.rules.preset=none",
+    "corpus.engine.workers=1",
     "pretrain.model={hidden_size: 16, n_layers: 1, n_heads: 2, context: 96}",
     "sft.epochs=1",
     "own-answers.max_new_tokens=8",

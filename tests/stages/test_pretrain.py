@@ -30,7 +30,7 @@ def corpus(folder: Path, texts: Sequence[str], split: str = "train") -> Artifact
     return make_artifact(
         folder,
         "documents",
-        lambda target: write_documents(target / "documents.parquet", documents, {"split": pa.string()}),
+        lambda target: write_documents(target / "shards" / "0.parquet", documents, {"split": pa.string()}),
     )
 
 

@@ -94,7 +94,11 @@ def test_a_copy_that_stays_in_place_of_the_first_is_whole(tmp_path: Path) -> Non
     labels = stage("labels", tmp_path, {"documents": texts}, labellers={"length": {}})
     inputs = {"documents": texts, "duplicates": copies, "labels": [labels]}
     chosen = stage(
-        "selection", tmp_path, inputs, cut=["repeated_lines", "repeated_substrings"], keep=f"length != {len(text)}"
+        "selection",
+        tmp_path,
+        inputs,
+        cut=["repeated_lines", "repeated_substrings"],
+        keep=f"length_characters != {len(text)}",
     )
     assert {name: document.text for name, document in kept(chosen).items()} == {
         "b": rows[1]["text"],

@@ -1,4 +1,5 @@
-"""Promises of the report stage: seeds are summed up by the score that their methods were compared by."""
+"""Promises of the report stage: the corpus shows what every step let through, seeds are summed up by the score that
+their methods were compared by."""
 
 from __future__ import annotations
 
@@ -9,9 +10,10 @@ from typing import Any
 import pytest
 
 from chatloom.artifact import Artifact
+from chatloom.corpus.selection.funnel import selection_funnel
 from chatloom.evaluation.comparison import compare
 from chatloom.reporting.report import render_report
-from chatloom.stages.report import Run, _results
+from chatloom.stages.report import Run, _corpus, _results
 
 
 def answers(share: float, *, gold: bool) -> list[dict[str, Any]]:
@@ -42,3 +44,21 @@ def test_seeds_are_summed_up_by_gold_or_else_by_politeness(tmp_path: Path, gold:
     assert "75.0" in summary
     assert shown in summary
     assert hidden not in summary
+
+
+def test_the_corpus_section_shows_every_step_of_the_chain_and_what_each_rule_took(tmp_path: Path) -> None:
+    read = {"records": 30, "documents": 27, "characters": 9000, "quarantined": 1, "dropped": {"empty": 2}}
+    counts = {
+        "removed|language|other_language|de|documents": 4, "removed|language|other_language|de|characters": 400,
+        "removed|copies|near|en|documents": 3, "removed|copies|near|en|characters": 1111,
+        "kept|train|en|documents": 20, "kept|train|en|characters": 7489,
+    }  # fmt: skip
+    manifest = {"stage": "selection", "kind": "selection", "files": {}, "metrics": selection_funnel(counts, read)}
+    section = _corpus(Run([Artifact(tmp_path / "corpus.selection", manifest)]))
+    assert section is not None
+    page = render_report([section], "")
+    for step in ("extraction", "language", "rules", "keep", "copies", "edits"):
+        assert step in page
+    for shown in ("empty", "other_language", "near", "1,111"):
+        assert shown in page
+    assert _corpus(Run([])) is None

@@ -38,7 +38,7 @@ def documents(folder: Path, groups: dict[tuple[str, str], list[str]], name: str 
             for (language, source), texts in groups.items()
             for i, text in enumerate(texts)
         ]  # fmt: skip
-        write_documents(target / "documents.parquet", rows, {"language": pa.string(), "split": pa.string()})
+        write_documents(target / "shards" / "0.parquet", rows, {"language": pa.string(), "split": pa.string()})
 
     return make_artifact(folder / name, "documents", write, name=name)
 

@@ -66,7 +66,7 @@ def test_one_label_with_two_types_is_refused(world: World, tmp_path: Path) -> No
     first = shards(tmp_path / "a", [documents(2)])
     second = make_artifact(
         tmp_path / "b", "documents",
-        lambda target: write_documents(target / "documents.parquet", [], {"quality": pa.string()}),
+        lambda target: write_documents(target / "shards" / "0.parquet", [], {"quality": pa.string()}),
     )  # fmt: skip
     with pytest.raises(ChatloomError, match=r"label `quality` is double in .* and string in .*; make them alike"):
         world.run("tokens", tmp_path / "tokens", inputs={"documents": [first.path, second.path]})

@@ -40,7 +40,7 @@ def made(tmp_path: Path) -> Artifact:
     write_conversations(tmp_path / "sft.parquet", talks)
     write_preferences(tmp_path / "pairs.parquet", [Preference("p", asked, [ANSWER, "No."])] * 4)
     write_prompts(tmp_path / "prompts.parquet", [Prompt("a", asked)] * 3)
-    write_documents(tmp_path / "documents.parquet", [Document("d", "x" * 5000, "page")], {})
+    write_documents(tmp_path / "shards" / "0.parquet", [Document("d", "x" * 5000, "page")], {})
     return Artifact(tmp_path, {"kind": "conversations", "files": {}, "metrics": {}})
 
 
@@ -64,7 +64,7 @@ def test_texts_of_several_inputs_are_added_up_whether_made_or_not(made: Artifact
 
 
 def test_a_damaged_file_is_left_to_the_stage_to_complain_of(made: Artifact) -> None:
-    for name in ("sft.parquet", "documents.parquet"):
+    for name in ("sft.parquet", "shards/0.parquet"):
         file = made.path / name
         file.write_bytes(file.read_bytes()[:-20])
     middle = made.path / "pairs.parquet"
@@ -104,7 +104,7 @@ def test_without_a_trained_model_no_activation_is_kept() -> None:
 
 # What decided the cost of the demo on 2026-11-22, on two cores that multiply at 177 GFLOP/s, alone on the machine.
 MEASURED: dict[str, Any] = {
-    "corpus": {"stage": "corpus", "source": "pydoc"},
+    "corpus": {"stage": "corpus", "documents": {"source": "pydoc"}},
     "questions": {
         "stage": "questions", "documents": {"from": "corpus"}, "n_facts": 300, "questions_per_fact": 32,
         "refusal_share": 0.3, "alignment_per_fact": 6, "pairs_per_fact": 30, "test_invented": 100,

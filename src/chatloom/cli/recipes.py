@@ -117,7 +117,8 @@ def _show_plan(report: PlanReport) -> None:
         lines = {line.name: line for line in stage.figures.lines}
         cells = [_figure(lines.get(key)) for key, _ in shown]
         kind = stage.node.stage.kind
-        name = stage.node.name if stage.node.name == kind else f"{stage.node.name} ({kind})"
+        told = kind in (stage.node.name, stage.node.name.rpartition(".")[2])
+        name = stage.node.name if told else f"{stage.node.name} ({kind})"
         table.add_row(name, Text(stage.state, style=_STATES[stage.state]), *cells)
     table.add_section()
     totals = [_figure(report.totals.get(key)) for key, _ in shown]

@@ -56,14 +56,23 @@ def show(item: Artifact, n: int, skip: int, vocabulary: Path | None) -> None:
 
             for name in stores:
                 _print(f"tokens in {relative(folder / name)}", store_documents(folder, name, skip, n))
-        for file in sorted(folder.glob("*.parquet")):
-            if stores and file.name.endswith(".docs.parquet"):
+        for place, files in _tables(folder):
+            if stores and place.name.endswith(".docs.parquet"):
                 continue  # the table of a store's documents
-            kind = kind_of(file)
-            if (wanted or kind) != kind or (wanted and _is_held_out(file)):
+            kind = kind_of(files[0])
+            if (wanted or kind) != kind or (wanted and _is_held_out(place)):
                 continue
-            title = f"{kind} in {relative(file)}" if kind else f"rows of {relative(file)}"
-            _print(title, itertools.islice(_records(file, kind, own, skip + n), skip, skip + n))
+            title = f"{kind} in {relative(place)}" if kind else f"rows of {relative(place)}"
+            records = itertools.chain.from_iterable(_records(file, kind, own, skip + n) for file in files)
+            _print(title, itertools.islice(records, skip, skip + n))
+
+
+def _tables(folder: Path) -> Iterator[tuple[Path, list[Path]]]:
+    """(where, its Parquet files): each file of a folder, and each folder of shards in it, which are one table."""
+    for file in sorted(folder.glob("*.parquet")):
+        yield file, [file]
+    for inner in sorted({file.parent for file in folder.glob("*/*.parquet")}):
+        yield inner, sorted(inner.glob("*.parquet"))
 
 
 def _print(title: str, texts: Iterable[Text]) -> None:

@@ -6,6 +6,7 @@ SETTINGS.yaml holds what a stage holds in a recipe (inputs as `{path: ...}`, set
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from collections.abc import Iterator
@@ -25,15 +26,16 @@ from chatloom import stages as registry
 from chatloom.cli.frame import Quiet, Set, console, handled, relative
 from chatloom.recipe import PlanRefused, RecipeError
 from chatloom.settings import is_runtime, override, read_yaml
-from chatloom.stage import Stage
+from chatloom.stage import Chain, Stage
 
 
 def register(app: typer.Typer) -> None:
-    """Add a command for each kind of stage; its module is loaded only when the command runs or explains itself."""
-    for kind, about in registry.kinds().items():
-        app.command(
-            name=kind, help=f"Stage: {about}.", cls=_command_class(kind), rich_help_panel="Stages, one at a time"
-        )(handled(_command(kind)))
+    """Add a command for each kind; a stage's module is loaded only when the command runs or explains itself."""
+    chains = {kind: f"Stages: {chain.about}." for kind, chain in registry.CHAINS.items()}
+    for kind, about in {**chains, **{kind: f"Stage: {text}." for kind, text in registry.kinds().items()}}.items():
+        app.command(name=kind, help=about, cls=_command_class(kind), rich_help_panel="Stages, one at a time")(
+            handled(_command(kind))
+        )
 
 
 def _command(kind: str) -> Any:
@@ -60,10 +62,11 @@ def _command(kind: str) -> Any:
         folder = Path(target).expanduser()
         try:
             made = recipe.run_stage(kind, values, {}, folder, seed=own_seed, start_over=start_over, quiet=quiet)
-        except PlanRefused as error:
-            # A plan speaks of a recipe's stages; here there is one, whose name nobody gave.
-            told = str(error).replace(f"--start-over {folder.name}", "--start-over")
-            raise PlanRefused(told.replace(f"stages.{folder.name}.", f"{kind}.")) from None
+        except (RecipeError, PlanRefused) as error:
+            # It speaks of a recipe's stages; here there is one kind, whose name in a recipe nobody gave.
+            name = kind if kind in registry.CHAINS else folder.name
+            told = re.sub(rf"--start-over {re.escape(name)}(\.[a-z-]+)?", "--start-over", str(error))
+            raise type(error)(told.replace(f"stages.{name}.", f"{kind}.")) from None
         console().print(relative(made.path), markup=False, soft_wrap=True)
 
     return command
@@ -73,7 +76,10 @@ def _command_class(kind: str) -> type[TyperCommand]:
     class StageCommand(TyperCommand):
         def format_help(self, ctx: Any, formatter: Any) -> None:
             super().format_help(ctx, formatter)
-            describe(registry.find(kind))
+            if kind in registry.CHAINS:
+                describe_chain(registry.CHAINS[kind])
+            else:
+                describe(registry.find(kind))
 
     return StageCommand
 
@@ -81,35 +87,52 @@ def _command_class(kind: str) -> type[TyperCommand]:
 def describe(stage: Stage) -> None:
     """Print a stage's inputs, output and settings."""
     out = console()
-    inputs = Table(
-        title="Inputs: NAME: {from: STAGE} in a recipe, NAME: {path: PATH} anywhere",
-        title_justify="left",
-        box=box.SIMPLE,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
-    for title in ("input", "takes", "meaning"):
-        inputs.add_column(title, overflow="fold")
-    for name, item in stage.inputs.items():
-        takes = " or ".join([*item.kinds, *(["files"] if item.files else [])]) + (" (list)" if item.many else "")
-        inputs.add_row(name if item.required else f"{name} (optional)", takes, item.about)
     if stage.inputs:
-        out.print(inputs)
-    table = Table(
-        title=f"Settings of {stage.kind}, which makes: {stage.output}",
-        caption="* runtime setting: does not change the result",
-        title_justify="left",
-        caption_justify="left",
-        box=box.SIMPLE,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
+        out.print(_inputs_table(stage))
+    table = _table(f"Settings of {stage.kind}, which makes: {stage.output}")
+    table.caption = "* runtime setting: does not change the result"
     table.add_column("setting", no_wrap=True)  # a name is there to be copied
     for title, width in (("type", 14), ("default", 12), ("meaning", None)):
         table.add_column(title, overflow="fold", max_width=width)
     for row in setting_rows(stage.settings):
         table.add_row(*(Text(cell) for cell in row))
     out.print(table)
+
+
+def describe_chain(chain: Chain) -> None:
+    """Print a chain's inputs and its stages, each a group of the settings that its own command lists."""
+    out = console()
+    found = [registry.find(kind) for kind in chain.links]
+    out.print(_inputs_table(found[0]))
+    table = _table(f"Groups of {chain.kind}, which makes: {found[-1].output}")
+    table.caption = f"For all groups: {', '.join(f'`{name}`' for name in chain.shared)}, `seed`."
+    table.add_column("group", no_wrap=True)
+    for title in ("stage", "holds what is listed by"):
+        table.add_column(title, overflow="fold")
+    for stage in found:
+        table.add_row(stage.kind, Text(stage.about), f"chatloom {stage.kind} --help")
+    out.print(table)
+
+
+def _inputs_table(stage: Stage) -> Table:
+    table = _table("Inputs: NAME: {from: STAGE} in a recipe, NAME: {path: PATH} anywhere")
+    for title in ("input", "takes", "meaning"):
+        table.add_column(title, overflow="fold")
+    for name, item in stage.inputs.items():
+        takes = " or ".join([*item.kinds, *(["files"] if item.files else [])]) + (" (list)" if item.many else "")
+        table.add_row(name if item.required else f"{name} (optional)", takes, item.about)
+    return table
+
+
+def _table(title: str) -> Table:
+    return Table(
+        title=title,
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
 
 
 def setting_rows(

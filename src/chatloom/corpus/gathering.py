@@ -26,6 +26,8 @@ QUARANTINE_FILE = "quarantine.jsonl"
 ALLOWED_QUARANTINED = 10
 VARYING = re.compile(r"\d[\d,.]*|0x[0-9a-f]+|'[^']*'")  # the part of a reason that differs from record to record
 IDS_AT_ONCE = 50_000_000
+USUAL_PARTS = 16
+SMALLEST_PART = 1e6  # bytes
 
 
 def cut(
@@ -76,6 +78,15 @@ def step_of(
         }
         tasks.append(Task(f"{number:05d}", "chatloom.corpus.documents:write_documents", arguments))
     return Step(name, folder, tasks)
+
+
+def part_bytes(files: Sequence[tuple[Path, str]], shards: ShardSettings) -> int:
+    """Size of the parts; of little there are smaller ones, so that there is work for several processes.
+
+    It depends on the files alone, not on where the work runs.
+    """
+    together = sum(path.stat().st_size for path, _ in files)
+    return int(min(shards.part_megabytes * 1e6, max(SMALLEST_PART, together / USUAL_PARTS)))
 
 
 def finish(name: str, folder: Path, receipts: Sequence[Receipt], reading: ReadingSettings) -> dict[str, Any]:

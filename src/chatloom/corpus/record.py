@@ -1,7 +1,7 @@
 """The corpus's records: Document (kept), Dropped (removed by a decision), Quarantined (could not be read).
 
-Nothing disappears: every page that was read ends in exactly one of `documents.parquet` (with one `label_*` column for
-each label), `dropped.parquet` (text and reason) or `quarantine.jsonl` (file, line, reason).
+Nothing disappears: every page that was read ends in exactly one of `shards/` (with one `label_*` column for each
+label), `dropped/` (text and reason) or `quarantine.jsonl` (file, line, reason).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from chatloom.errors import ChatloomError
 
 Label = str | int | float | bool | None
 LABEL = "label_"
-SHARDS, SINGLE = "shards", "documents.parquet"
+SHARDS = "shards"
 ROW_GROUP_ROWS = 4096
 ROW_GROUP_CHARACTERS = 32_000_000  # bounds the memory of a writer and of a reader, whatever the documents' lengths
 
@@ -152,19 +152,16 @@ class DroppedWriter(ParquetWriter):
 
 
 def document_files(folder: Path) -> list[Path]:
-    """The Parquet files of an artifact's documents in order: its shards, or the one file of the stage `corpus`.
-
-    Raises ChatloomError where there is neither.
-    """
-    single = folder / SINGLE
-    files = sorted((folder / SHARDS).glob("*.parquet")) or ([single] if single.is_file() else [])
+    """The Parquet files of an artifact's documents in order. Raises ChatloomError where there is none."""
+    files = sorted((folder / SHARDS).glob("*.parquet"))
     if not files:
-        raise ChatloomError(f"{folder}: holds no documents (neither {SHARDS}/*.parquet nor {SINGLE})")
+        raise ChatloomError(f"{folder}: holds no documents (no {SHARDS}/*.parquet)")
     return files
 
 
 def write_documents(path: Path, documents: Iterable[Document], labels: Mapping[str, pa.DataType]) -> int:
-    """Write all documents to a Parquet file; the number written."""
+    """Write all documents to a Parquet file, whose folder is made; the number written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with DocumentWriter(path, labels) as writer:
         for document in documents:
             writer.add(document)
@@ -215,7 +212,7 @@ def read_dropped(path: Path) -> Iterator[Dropped]:
 
 def _open(path: Path) -> pq.ParquetFile:
     if not path.is_file():
-        raise ChatloomError(f"{path}: no such file; give a documents.parquet that the corpus stage wrote")
+        raise ChatloomError(f"{path}: no such file; give a shard that the stage `documents` or `selection` wrote")
     try:
         return pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:

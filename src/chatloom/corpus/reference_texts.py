@@ -17,7 +17,7 @@ from chatloom.artifact import Artifact
 from chatloom.corpus.columns import ABOUT, read_labelled
 from chatloom.corpus.reading.compression import unpacked_bytes
 from chatloom.corpus.reading.files import list_files, read_file
-from chatloom.corpus.record import SHARDS, SINGLE, Quarantined, document_files
+from chatloom.corpus.record import SHARDS, Quarantined, document_files
 from chatloom.corpus.split import HELD_OUT, TRAIN, split_value
 from chatloom.corpus.text.language import detect_language
 from chatloom.errors import ChatloomError
@@ -128,10 +128,6 @@ def source_of(
     columns = context.artifacts(labels)
     shards: list[tuple[Path, Sequence[Path]]] = []
     for artifact in context.artifacts(name):
-        single = artifact.path / "documents.parquet"
-        if single.is_file():
-            shards.append((single, ()))
-            continue
         folders = [
             about.parent
             for labelled in columns
@@ -156,8 +152,7 @@ def planned_bytes(context: PlanContext, *names: str) -> float:
 
 
 def _text_bytes(folder: Path) -> float:
-    files = [folder / SINGLE, *(folder / SHARDS).glob("*.parquet")]
-    tables = [pq.read_metadata(file) for file in files if file.is_file()]
+    tables = [pq.read_metadata(file) for file in (folder / SHARDS).glob("*.parquet")]
     groups = [table.row_group(i) for table in tables for i in range(table.num_row_groups)]
     columns = (group.column(i) for group in groups for i in range(group.num_columns))
     return float(sum(column.total_uncompressed_size for column in columns if column.path_in_schema == "text"))

@@ -1,4 +1,4 @@
-"""Settings of the corpus stage, and the rule limits that its presets stand for."""
+"""Settings that the steps of the corpus chapter share, and the rule limits that presets stand for."""
 
 from __future__ import annotations
 
@@ -105,41 +105,6 @@ class RuleSettings(Settings):
                 if low is not None and high is not None and low > high:
                     raise ValueError(f"rule `{name}`, language `{language}`: lowest {low:g} is above highest {high:g}")
         return self
-
-
-class DuplicateSettings(Settings):
-    """Which copies go. The bands and rows are fixed: 14 x 8 = 112 hashes (as in FineWeb, Penedo et al. 2024)."""
-
-    exact: bool = Field(default=True, description="drop documents whose normalised text is equal to an earlier one's")
-    near: bool = Field(default=True, description="drop documents that are nearly equal to an earlier one")
-    threshold: float = Field(
-        default=0.7,
-        gt=0.0,
-        le=1.0,
-        description="Jaccard similarity of 5-gram shingles from which two documents are duplicates",
-    )
-
-
-class SplitSettings(Settings):
-    """The part of the corpus that nothing is trained on."""
-
-    held_out_share: float = Field(
-        default=0.05, ge=0.0, lt=1.0, description="share of documents held out (whole clusters)"
-    )
-
-
-class CorpusSettings(Settings):
-    """Everything that decides what comes out of cleaning."""
-
-    reading: ReadingSettings = Field(default_factory=ReadingSettings, description="how raw files are read")
-    extraction: ExtractionSettings = Field(default_factory=ExtractionSettings, description="how HTML becomes text")
-    language: LanguageSettings = Field(default_factory=LanguageSettings, description="which languages stay")
-    rules: RuleSettings = Field(default_factory=RuleSettings, description="which documents are text")
-    duplicates: DuplicateSettings = Field(default_factory=DuplicateSettings, description="which copies go")
-    split: SplitSettings = Field(default_factory=SplitSettings, description="what is held out")
-    limit: int | None = Field(
-        default=None, ge=1, description="read at most this many records of the sources (for a first look)"
-    )
 
 
 def rule_limits(settings: RuleSettings) -> dict[str, Mapping[str, Limits]]:

@@ -13,21 +13,6 @@ def split_value(cluster: str, seed: int) -> float:
     return _value("chatloom split", cluster, seed)
 
 
-def assign(clusters: Sequence[str], held_out_share: float, seed: int) -> Mapping[str, str]:
-    """`train` or `held_out` for each cluster's name.
-
-    A cluster's side never depends on which other clusters there are, with one exception: of a corpus so small that the
-    hash leaves a side empty, the cluster nearest the border changes sides; a single cluster is for training.
-    """
-    values = {name: split_value(name, seed) for name in clusters}
-    sides = {name: HELD_OUT if value < held_out_share else TRAIN for name, value in values.items()}
-    if held_out_share > 0 and len(values) > 1 and HELD_OUT not in sides.values():
-        sides[min(values, key=lambda name: (values[name], name))] = HELD_OUT
-    if values and TRAIN not in sides.values():
-        sides[max(values, key=lambda name: (values[name], name))] = TRAIN
-    return sides
-
-
 def side_of(document: str, held_out_share: float, seed: int) -> str:
     """The side of a document without copies."""
     return HELD_OUT if split_value(document, seed) < held_out_share else TRAIN

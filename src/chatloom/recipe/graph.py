@@ -34,10 +34,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Node:
-    """One stage of a recipe, ready to run. `base` is its name before a matrix made several of it."""
+    """One stage of a recipe, ready to run. `bases` are the names it also goes by: of the chain that it is part of, and
+    of the stage that a matrix made several of."""
 
     name: str
-    base: str
+    bases: tuple[str, ...]
     stage: Stage
     settings: Settings
     seed: int
@@ -60,10 +61,13 @@ class Recipe:
     nodes: Mapping[str, Node]
 
     def named(self, name: str) -> list[str]:
-        """The nodes meant by a name: the stage itself, or all that a matrix made of it; raises RecipeError for none."""
-        found = [node.name for node in self.nodes.values() if name in (node.name, node.base)]
+        """The nodes meant by a name: the stage itself, or all that a chain or a matrix made of it.
+
+        Raises RecipeError for none.
+        """
+        found = [node.name for node in self.nodes.values() if name in (node.name, *node.bases)]
         if not found:
-            known = [*self.nodes, *(node.base for node in self.nodes.values())]
+            known = [*self.nodes, *(base for node in self.nodes.values() for base in node.bases)]
             raise RecipeError(f"recipe `{self.name}` has no stage `{name}`{hint(name, known)}")
         return found
 
@@ -88,14 +92,18 @@ def hint(name: str, known: Iterable[str]) -> str:
 
 
 def build(
-    name: str, seed: int, about: str, entries: Mapping[str, Mapping[str, Any]], bases: Mapping[str, str] | None = None
+    name: str,
+    seed: int,
+    about: str,
+    entries: Mapping[str, Mapping[str, Any]],
+    bases: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Recipe:
     """Check plain stage entries and put them in order; raises RecipeError with one line per mistake."""
     nodes: dict[str, Node] = {}
     mistakes: list[str] = []
     for key, entry in entries.items():
         try:
-            nodes[key] = build_node(key, entry, seed, base=(bases or {}).get(key, key), others=entries)
+            nodes[key] = build_node(key, entry, seed, bases=(bases or {}).get(key, ()), others=entries)
         except ChatloomError as error:
             mistakes.append(str(error))
     for node in nodes.values():
@@ -110,7 +118,7 @@ def build_node(
     entry: Mapping[str, Any],
     seed: int,
     *,
-    base: str | None = None,
+    bases: tuple[str, ...] = (),
     others: Iterable[str] = (),
     where: str | None = None,
 ) -> Node:
@@ -137,7 +145,7 @@ def build_node(
     if isinstance(own_seed, bool) or not isinstance(own_seed, int) or own_seed < 0:
         raise RecipeError(f"{where}.seed: expected a whole number of 0 or more, found {own_seed!r}")
     values = {key: value for key, value in entry.items() if key in stage.settings.model_fields}
-    return Node(name, base or name, stage, stage.settings.parse(values, where=where), own_seed, inputs)
+    return Node(name, bases, stage, stage.settings.parse(values, where=where), own_seed, inputs)
 
 
 def kind_of(name: str, entry: Any, others: Iterable[str], where: str) -> Stage:

@@ -1,4 +1,4 @@
-"""Reading a recipe: the YAML file, the recipe it builds upon, overrides, and the expansion of its matrix.
+"""Reading a recipe: the YAML file, the recipe it builds upon, overrides, its chains and its matrix.
 
 name: demo
 seed: 0
@@ -18,6 +18,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from chatloom.recipe.chains import unfold, unfold_matrix
 from chatloom.recipe.graph import Recipe, RecipeError, build, hint, kind_of
 from chatloom.settings import override, read_yaml
 
@@ -104,7 +105,13 @@ def from_values(values: Mapping[str, Any], default_name: str = "recipe") -> Reci
     name, seed = str(values.get("name") or default_name), values.get("seed", 0)
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise RecipeError(f"seed: expected a whole number of 0 or more, found {seed!r}")
-    entries, bases = expand(values["stages"], values.get("matrix"))
+    single, chains = unfold(values["stages"])
+    entries, repeated = expand(single, unfold_matrix(values.get("matrix"), chains))
+    bases: dict[str, tuple[str, ...]] = {}
+    for made in entries:
+        before = repeated.get(made, made)
+        found = [repeated.get(made), chains.get(before)]
+        bases[made] = tuple(base for base in found if base is not None)
     return build(name, seed, str(values.get("about") or ""), entries, bases)
 
 
@@ -225,9 +232,10 @@ def _renamed(
 def _assigned(name: str, combination: Mapping[str, Any], listed: list[str], entries: Iterable[str]) -> list[str]:
     found = []
     for key, value in combination.items():
-        head, _, rest = key.partition(".")
-        if key == "seed" or (name in listed and not (head in entries and rest)):
+        # The longest, because the stages of a chain have a dot in their names.
+        stage = max((other for other in entries if key.startswith(f"{other}.")), key=len, default=None)
+        if key == "seed" or (name in listed and stage is None):
             found.append(f"{key}={json.dumps(value)}")
-        elif head == name and rest:
-            found.append(f"{rest}={json.dumps(value)}")
+        elif stage == name:
+            found.append(f"{key.removeprefix(f'{name}.')}={json.dumps(value)}")
     return found

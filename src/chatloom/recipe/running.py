@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from chatloom import artifact, progress
+from chatloom import artifact, progress, stages
 from chatloom.artifact import Artifact, Draft
 from chatloom.errors import ChatloomError
 from chatloom.evaluation.stage_page import write_stage_page
@@ -25,6 +25,7 @@ from chatloom.recipe.graph import Recipe, build_node
 from chatloom.recipe.inputs import lineage, outside_data, values
 from chatloom.recipe.meter import Meter
 from chatloom.recipe.planning import DONE, STALE, PlanReport, StagePlan, begun_in_vain, plan
+from chatloom.recipe.reading import from_values
 from chatloom.stage import Context
 
 SUMMARY = "summary.json"
@@ -89,14 +90,19 @@ def run_stage(
 ) -> Artifact:
     """Make one artifact at `out`; `inputs` maps names to an Artifact, a path, `{path: ...}`, or a list of these.
 
-    The same rules as in a recipe: skipped when done, gone on with when half done, refused when half done otherwise.
+    The same rules as in a recipe: skipped when done, gone on with when half done, refused when half done otherwise. Of
+    a kind that stands for several stages each is made in a folder of its own inside `out`; returns the last.
     """
     given = {
         name: [_as_source(item) for item in value] if isinstance(value, list | tuple) else _as_source(value)
         for name, value in inputs.items()
         if value is not None
     }
-    node = build_node(out.name, {"stage": kind, **settings, **given}, seed, where=kind)
+    entry = {"stage": kind, **settings, **given}
+    if kind in stages.CHAINS:
+        graph = from_values({"name": out.name, "seed": seed, "stages": {kind: entry}})
+        return list(run(graph, out, start_over=[kind] if start_over else [], quiet=quiet).values())[-1]
+    node = build_node(out.name, entry, seed, where=kind)
     recipe = Recipe(node.name, node.seed, "", {node.name: node})
     again = [node.name] if start_over else []
     report = plan(recipe, out.parent, start_over=again, measure=False)

@@ -1,6 +1,7 @@
 """The kinds of stages: `find(kind)` imports the one module that defines a kind and returns its `STAGE`.
 
-Modules are imported when they are asked for, so that `chatloom --help` does not load torch.
+Modules are imported when they are asked for, so that `chatloom --help` does not load torch. `CHAINS` are kinds that a
+recipe may name in the place of several stages.
 """
 
 from __future__ import annotations
@@ -9,14 +10,13 @@ import importlib
 
 from chatloom.errors import ChatloomError
 from chatloom.settings import nearest
-from chatloom.stage import Stage
+from chatloom.stage import Chain, Stage
 
 # kind -> (module, what it does in one line), in the order in which a model is made.
 MODULES: dict[str, tuple[str, str]] = {
-    "corpus": ("chatloom.stages.corpus", "raw pages -> cleaned, labelled documents"),
+    "documents": ("chatloom.stages.documents", "raw pages -> texts, one document each"),
     "ngram-model": ("chatloom.stages.ngram_model", "reference text -> n-gram language models, for perplexity"),
     "quality-model": ("chatloom.stages.quality_model", "good text and raw text -> a classifier of quality"),
-    "documents": ("chatloom.stages.documents", "raw pages -> texts, one document each"),
     "labels": ("chatloom.stages.labels", "documents -> columns of labels beside them"),
     "duplicates": ("chatloom.stages.duplicates", "documents -> which are copies, and the split"),
     "selection": ("chatloom.stages.selection", "documents + labels + copies -> the documents that stay"),
@@ -40,6 +40,21 @@ MODULES: dict[str, tuple[str, str]] = {
     "report": ("chatloom.stages.report", "all of a run -> one self-contained HTML page"),
 }
 
+# Kinds that stand for several stages.
+CHAINS: dict[str, Chain] = {
+    "corpus": Chain(
+        "corpus",
+        "raw pages -> the documents that stay, in four stages",
+        {
+            "documents": {},
+            "labels": {"documents": "documents"},
+            "duplicates": {"documents": "documents"},
+            "selection": {"documents": "documents", "labels": "labels", "duplicates": "duplicates"},
+        },
+        shared=("engine",),
+    ),
+}
+
 
 def kinds() -> dict[str, str]:
     """Every kind of stage with what it does in one line."""
@@ -47,10 +62,14 @@ def kinds() -> dict[str, str]:
 
 
 def find(kind: str) -> Stage:
-    """The stage of a kind; raises ChatloomError naming the nearest kind when there is none."""
+    """The stage of a kind; raises ChatloomError naming the nearest kind when there is none, and for a chain."""
+    if kind in CHAINS:
+        listed = ", ".join(f"`{name}`" for name in CHAINS[kind].links)
+        raise ChatloomError(f"`{kind}` stands for the stages {listed}; name it in a recipe, or one of them here")
     if kind not in MODULES:
-        match = nearest(kind, MODULES)
-        hint = f"did you mean `{match}`?" if match else f"known kinds are {', '.join(f'`{name}`' for name in MODULES)}"
+        known = [*CHAINS, *MODULES]
+        match = nearest(kind, known)
+        hint = f"did you mean `{match}`?" if match else f"known kinds are {', '.join(f'`{name}`' for name in known)}"
         raise ChatloomError(f"there is no kind of stage called `{kind}`; {hint}")
     stage = importlib.import_module(MODULES[kind][0]).STAGE
     if not isinstance(stage, Stage) or stage.kind != kind:

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from chatloom.corpus import gathering
 from chatloom.corpus.engine.choice import EngineSettings, ShardSettings, make_engine
+from chatloom.corpus.engine.steps import Receipt
 from chatloom.corpus.reading.files import list_files
 from chatloom.corpus.reading.parts import parts_of, stays_whole
 from chatloom.corpus.reading.sources import (
@@ -46,9 +47,17 @@ def run(context: Context) -> None:
     settings: DocumentsSettings = context.settings
     files = list_files(open_sources(context, settings))
     name, scratch = context.name, context.path / "scratch"
+    documents = 0
+
+    def advance(receipt: Receipt) -> None:
+        nonlocal documents
+        documents += receipt.counts["documents"]
+        bar.advance(1, documents=documents)
+
     with make_engine(settings.engine) as engine:
         if settings.limit is None:
-            parts = gathering.cut(name, scratch, files, settings.reading, _part_bytes(settings), engine)
+            size = gathering.part_bytes(files, settings.shards)
+            parts = gathering.cut(name, scratch, files, settings.reading, size, engine)
         else:  # the first records of all, in order: one task
             parts = parts_of(files, sys.maxsize)
         step = gathering.step_of(
@@ -56,13 +65,9 @@ def run(context: Context) -> None:
         )
         with progress(len(parts), unit="shards", label=name, quiet=context.quiet) as bar:
             bar.advance(len(step.done()))
-            receipts = step.run(engine, advance=lambda receipt: bar.advance(1, documents=receipt.counts["documents"]))
+            receipts = step.run(engine, advance=advance)
     shutil.rmtree(scratch, ignore_errors=True)
     context.metrics.update(gathering.finish(name, context.path, receipts, settings.reading))
-
-
-def _part_bytes(settings: DocumentsSettings) -> int:
-    return max(1, int(settings.shards.part_megabytes * 1e6))
 
 
 def plan(context: PlanContext) -> Plan:
@@ -77,9 +82,9 @@ def plan(context: PlanContext) -> Plan:
         return Plan(lines)
     reading = planned_reading(context)
     if reading is None:
-        return Plan(refusals=("the input `pages` holds no file",))
+        return Plan(refusals=("the input `pages` holds no file; give `pages: {path: FILES}`, or `source: pydoc`",))
     read, size = reading
-    long = math.inf if settings.limit else UNCUT_PARTS * _part_bytes(settings)
+    long = math.inf if settings.limit else UNCUT_PARTS * settings.shards.part_megabytes * 1e6
     whole = [file for file in planned_files(context) if stays_whole(file, long)]
     warnings = tuple(
         f"{file} ({file.stat().st_size / 1e6:,.0f} MB) cannot be cut: one process reads it from end to end; split it "
@@ -93,7 +98,7 @@ def plan(context: PlanContext) -> Plan:
 STAGE = Stage(
     kind="documents",
     about="raw pages -> texts, one document each",
-    version=1,
+    version=2,
     settings=DocumentsSettings,
     inputs={
         "pages": Input(

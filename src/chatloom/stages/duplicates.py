@@ -33,7 +33,7 @@ from chatloom.corpus.duplicates.span_search import (
     search_substrings,
 )
 from chatloom.corpus.duplicates.tasks import COLUMNS
-from chatloom.corpus.engine.choice import EngineSettings, make_engine
+from chatloom.corpus.engine.choice import EngineSettings, is_little, make_engine
 from chatloom.corpus.engine.steps import Step, total
 from chatloom.corpus.record import document_files
 from chatloom.corpus.split import HELD_OUT, TRAIN
@@ -86,7 +86,7 @@ def run(context: Context) -> None:
     steps = [*([] if all(step.complete() for step in last) else searches.steps), *last]
     n_tasks = sum(len(step.tasks) for step in steps)
     with (
-        make_engine(settings.engine) as engine,
+        make_engine(settings.engine, here=is_little(shards)) as engine,
         progress(n_tasks, unit="tasks", label=context.name, quiet=context.quiet) as bar,
     ):
         for step in steps:
@@ -106,7 +106,8 @@ def plan_searches(
 ) -> Searches:
     """The searches that settings ask for: which steps there are, in order."""
     rows = sum(pq.read_metadata(shard).num_rows for shard in shards)
-    ranges = settings.ranges or min(FAN_IN, max(min(len(shards), USUAL_RANGES), 1 + rows // DOCUMENTS_IN_A_RANGE))
+    usual = 1 if is_little(shards) else min(len(shards), USUAL_RANGES)
+    ranges = settings.ranges or min(FAN_IN, max(usual, 1 + rows // DOCUMENTS_IN_A_RANGE))
     layout = Layout(shards, scratch, ranges, settings.memory_megabytes << 20)
     plain = CopySettings.parse({name: getattr(settings, name) for name in CopySettings.model_fields})
     found = CopySearch(layout, plain, held_out_share=settings.held_out_share, seed=seed)

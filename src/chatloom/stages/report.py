@@ -224,10 +224,10 @@ def _answers(run_: Run) -> Section | None:
 
 
 def _corpus(run_: Run) -> Section | None:
-    corpus = run_.first("corpus") or run_.first("selection")
-    if corpus is None:
+    selection = run_.first("selection")
+    if selection is None:
         return None
-    metrics = corpus.metrics
+    metrics = selection.metrics
     steps = [
         {
             "name": step["step"],
@@ -246,7 +246,7 @@ def _corpus(run_: Run) -> Section | None:
         blocks.figure(
             svg,
             "What cleaning kept",
-            "What was dropped is kept apart with its reason, in `dropped` beside the documents.",
+            "What was dropped is kept apart with its reason, in `dropped/` of the documents and of the selection.",
             wide=True,
         )
     ]

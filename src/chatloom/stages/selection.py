@@ -17,7 +17,7 @@ from pydantic import Field
 
 from chatloom.artifact import write_json
 from chatloom.corpus.columns import ABOUT
-from chatloom.corpus.engine.choice import EngineSettings, make_engine
+from chatloom.corpus.engine.choice import EngineSettings, is_little, make_engine
 from chatloom.corpus.engine.steps import total
 from chatloom.corpus.record import document_files
 from chatloom.corpus.selection.choice import SelectionSettings
@@ -63,7 +63,7 @@ def run(context: Context) -> None:
         steps = steps[-1:]
     n_tasks = sum(len(step.tasks) for step in steps)
     with (
-        make_engine(settings.engine) as engine,
+        make_engine(settings.engine, here=is_little(shards)) as engine,
         progress(n_tasks, unit="tasks", label=context.name, quiet=context.quiet) as bar,
     ):
         for step in steps:

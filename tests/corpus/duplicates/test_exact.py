@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from chatloom.corpus.duplicates.exact import (
     HASHES,
     URLS,
+    normalised,
     normalised_url,
-    text_hash,
     write_equals,
     write_hashes,
     write_urls,
@@ -91,8 +91,14 @@ def test_equal_texts_are_tied_to_the_first_name(tmp_path: Path) -> None:
         write_equals([tmp_path / "0"], tmp_path / "edges", URLS)
 
 
-def test_texts_with_lone_surrogates_have_a_hash() -> None:
-    assert text_hash("a\ud800") != text_hash("a")
+def test_equality_looks_past_case_and_white_space_only() -> None:
+    assert normalised("One  two\n three ") == normalised("one two three")
+    assert normalised("one two three") != normalised("one two three.")
+
+
+def test_texts_with_lone_surrogates_have_a_hash(tmp_path: Path) -> None:
+    write_hashes([("a", "a\ud800"), ("b", "a")], tmp_path / "0")
+    assert write_equals([tmp_path / "0"], tmp_path / "edges") == 0
 
 
 @pytest.mark.parametrize(

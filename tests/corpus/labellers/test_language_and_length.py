@@ -113,8 +113,8 @@ def test_settings_out_of_range_are_refused() -> None:
 
 
 def test_length_counts_characters_bytes_and_lines() -> None:
-    assert labels("length", "ab\n的") == {"length": 4, "length_bytes": 6, "length_lines": 2}
-    assert labels("length", "") == {"length": 0, "length_bytes": 0, "length_lines": 0}
+    assert labels("length", "ab\n的") == {"length_characters": 4, "length_bytes": 6, "length_lines": 2}
+    assert labels("length", "") == {"length_characters": 0, "length_bytes": 0, "length_lines": 0}
 
 
 def test_rules_are_labels_with_the_language_s_way_of_counting() -> None:

@@ -17,9 +17,9 @@ from plain_rules import measures
 
 from chatloom.corpus.text import characters
 from chatloom.corpus.text.language import HAN, HANGUL, KANA
-from chatloom.corpus.text.measures import Texts, TextView
+from chatloom.corpus.text.measures import Texts
 from chatloom.corpus.text.repetition import repeats
-from chatloom.corpus.text.rules import RULES, measure_texts
+from chatloom.corpus.text.rules import measure_texts
 
 LANGUAGES = st.sampled_from(["en", "zh", "ja", "und"])
 # Of few characters, so that lines, words and n-grams repeat; with everything that has a rule of its own.
@@ -28,8 +28,8 @@ ANY = st.text(st.characters(), max_size=120)
 
 
 def same(text: str, language: str) -> None:
-    plain, view = measures(text, language), TextView(text, language)
-    assert {name: rule.measure(view) for name, rule in RULES.items()} == plain
+    found = measure_texts([text], [language])
+    assert {name: float(values[0]) for name, values in found.items()} == measures(text, language)
 
 
 @settings(max_examples=150, deadline=None)

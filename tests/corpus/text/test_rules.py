@@ -10,19 +10,28 @@ from pathlib import Path
 
 import pytest
 
-from chatloom.corpus.cleaning import clean_page
-from chatloom.corpus.reading.files import Page
-from chatloom.corpus.record import Dropped
-from chatloom.corpus.settings import PRESETS, CorpusSettings, RuleSettings, rule_limits
+from chatloom.corpus.extraction.extract import extract
+from chatloom.corpus.settings import PRESETS, RuleSettings, rule_limits
 from chatloom.corpus.text import rules
 from chatloom.corpus.text.language import detect_language
-from chatloom.corpus.text.measures import TextView, repeated_share
-from chatloom.corpus.text.rules import RULES, judge
+from chatloom.corpus.text.measures import Texts, repeated_share
+from chatloom.corpus.text.rules import RULES, judge, measure_texts
 from chatloom.settings import SettingsError
 
 
 def value(name: str, text: str, language: str = "en") -> float:
-    return RULES[name].measure(TextView(text, language))
+    return measured(text, language)[name]
+
+
+def measured(text: str, language: str) -> dict[str, float]:
+    return {name: float(values[0]) for name, values in measure_texts([text], [language]).items()}
+
+
+def objections(text: str, language: str, settings: RuleSettings) -> dict[str, str]:
+    """What each rule says against a text."""
+    limits = rule_limits(settings)
+    said = {name: judge(number, language, limits[name]) for name, number in measured(text, language).items()}
+    return {name: verdict for name, verdict in said.items() if verdict is not None}
 
 
 @pytest.mark.parametrize(
@@ -83,15 +92,16 @@ def test_repeated_ngrams_agree_with_a_plain_count() -> None:
                 covered[start : start + n] = [True] * n
             seen.add(gram)
         plain = sum(len(word) for word, mark in zip(words, covered, strict=True) if mark) / sum(map(len, words))
-        assert TextView(" ".join(words), "en").repeated_ngram_share(n) == pytest.approx(plain)
+        texts = Texts([" ".join(words)], by_characters=False)
+        assert texts.repeated_ngram_share(n)[0] == pytest.approx(plain)
 
 
 def test_shares_do_not_depend_on_which_length_was_asked_first() -> None:
     text = "one two three four five six seven eight nine ten " * 2
-    forwards, backwards = TextView(text, "en"), TextView(text, "en")
-    up = [forwards.repeated_ngram_share(n) for n in range(2, 12)]
-    assert up == [backwards.repeated_ngram_share(n) for n in range(11, 1, -1)][::-1]
-    assert TextView("a b c d e f", "en").repeated_ngram_share(3) == 0
+    forwards, backwards = Texts([text], by_characters=False), Texts([text], by_characters=False)
+    up = [forwards.repeated_ngram_share(n)[0] for n in range(2, 12)]
+    assert up == [backwards.repeated_ngram_share(n)[0] for n in range(11, 1, -1)][::-1]
+    assert Texts(["a b c d e f"], by_characters=False).repeated_ngram_share(3)[0] == 0
     assert repeated_share([], by_characters=True) == 0
 
 
@@ -136,46 +146,39 @@ GARBAGE_ZH = {
 }  # fmt: skip
 
 
-def reasons(text: str, preset: str = "web") -> str:
-    settings = CorpusSettings.parse({"rules": {"preset": preset}})
-    outcome = clean_page(Page("x", "x", text=text), settings)
-    return f"{outcome.reason}: {outcome.detail}" if isinstance(outcome, Dropped) else ""
+def reasons(text: str, preset: str = "web") -> dict[str, str]:
+    return objections(text, detect_language(text).code, RuleSettings.parse({"preset": preset}))
 
 
 @pytest.mark.parametrize("language", GOOD)
 @pytest.mark.parametrize("preset", PRESETS)
 def test_good_prose_stays(language: str, preset: str) -> None:
-    assert reasons(GOOD[language], preset) == ""
+    assert reasons(GOOD[language], preset) == {}
 
 
 @pytest.mark.parametrize(("rule", "text"), [*GARBAGE.items(), *GARBAGE_ZH.items()])
 def test_garbage_goes_and_the_reason_names_the_rule(rule: str, text: str) -> None:
     assert rule in reasons(text)
-    assert reasons(text, "none") == ""
+    assert reasons(text, "none") == {}
 
 
-def test_documentation_survives_where_web_rules_would_drop_it(pages: Path, demo_settings: CorpusSettings) -> None:
-    html = (pages / "threading.html").read_bytes()
-    kept = clean_page(Page("threading", "x", html=html), demo_settings)
-    assert not isinstance(kept, Dropped)
-    web = demo_settings.model_copy(update={"rules": RuleSettings()})
-    dropped = clean_page(Page("threading", "x", html=html), web)
-    assert isinstance(dropped, Dropped)
-    assert dropped.stage == "rules"
-    constants = clean_page(Page("errno", "x", html=(pages / "errno.html").read_bytes()), demo_settings)
-    assert isinstance(constants, Dropped)  # a list of constants has no prose
+def test_documentation_survives_where_web_rules_would_drop_it(pages: Path) -> None:
+    page, constants = (extract((pages / f"{name}.html").read_bytes(), "blocks").text for name in ("threading", "errno"))
+    assert reasons(page, "documentation") == {}
+    assert reasons(page, "web")
+    assert reasons(constants, "documentation")  # a list of constants has no prose
 
 
 def test_own_limits_replace_the_preset_s_and_mistakes_are_named() -> None:
     own = {"word_count": {"zh": [5, None]}, "digit_share": {"*": [None, 0.9]}}
-    limits = rule_limits(CorpusSettings.parse({"rules": {"preset": "documentation", "limits": own}}).rules)
+    limits = rule_limits(RuleSettings.parse({"preset": "documentation", "limits": own}))
     assert limits["word_count"] == {"*": (20, None), "zh": (5, None)}
     assert limits["digit_share"] == {"*": (None, 0.9)}
     assert limits["symbol_share"] == RULES["symbol_share"].limits
     with pytest.raises(SettingsError, match="did you mean `word_count`"):
-        CorpusSettings.parse({"rules": {"limits": {"word_cuont": {"*": [1, None]}}}})
+        RuleSettings.parse({"limits": {"word_cuont": {"*": [1, None]}}})
     with pytest.raises(SettingsError, match="lowest 5 is above highest 1"):
-        CorpusSettings.parse({"rules": {"limits": {"word_count": {"*": [5, 1]}}}})
+        RuleSettings.parse({"limits": {"word_count": {"*": [5, 1]}}})
     assert {name for preset in PRESETS.values() for name in preset} <= set(RULES)
 
 
@@ -195,34 +198,26 @@ def samples(path: Path, count: int) -> Iterator[str]:
 )  # fmt: skip
 def test_good_books_and_pages_stay(shared_data: Path, name: str, preset: str, most_dropped: float) -> None:
     texts = list(samples(shared_data / "pretrain" / f"{name}.jsonl.gz", 60))
-    limits = rule_limits(RuleSettings(preset=preset))  # type: ignore[arg-type]
-    dropped = 0
-    for text in texts:
-        language = detect_language(text).code
-        view = TextView(text, language)
-        dropped += any(judge(rule.measure(view), language, limits[rule.name]) for rule in RULES.values())
+    dropped = sum(bool(reasons(text, preset)) for text in texts)
     assert dropped / len(texts) <= most_dropped
 
 
 def test_shuffled_scrambled_and_cut_texts_of_real_pages_go(shared_data: Path) -> None:
-    limits = rule_limits(RuleSettings())
     texts = [text for text in samples(shared_data / "pretrain" / "en_web_wiki_sample.jsonl.gz", 40) if len(text) > 500]
     for text in texts[:20]:
         for garbage in (text[:120] + "\n", (text[:80] + "\n") * 30, " ".join(str(ord(char)) for char in text[:600])):
-            view = TextView(garbage, "en")
-            assert any(judge(rule.measure(view), "en", limits[rule.name]) for rule in RULES.values()), garbage[:100]
+            assert objections(garbage, "en", RuleSettings()), garbage[:100]
 
 
 def test_a_huge_text_takes_seconds_not_hours() -> None:
     text = "All work and no play makes Jack a dull boy.\n" * 50_000
     started = time.perf_counter()
-    view = TextView(text, "en")
-    assert all(rule.measure(view) >= 0 for rule in RULES.values())
+    assert all(number >= 0 for number in measured(text, "en").values())
     assert time.perf_counter() - started < 30
 
 
 def test_no_rule_s_name_changed_without_notice() -> None:
-    # Names are columns of documents.parquet and keys of recipes.
+    # Names are columns of labels and keys of recipes.
     assert list(RULES)[:4] == ["word_count", "mean_word_length", "symbol_share", "alphabetic_share"]
     assert len(RULES) == 24
     assert all(rule.version >= 1 for rule in RULES.values())

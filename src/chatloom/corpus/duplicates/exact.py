@@ -42,11 +42,6 @@ def normalised(text: str) -> str:
     return " ".join(text.lower().split())
 
 
-def text_hash(text: str) -> str:
-    """128-bit hash of the normalised text, as hex."""
-    return xxhash.xxh3_128_hexdigest(normalised(text).encode("utf-8", "surrogatepass"))
-
-
 def normalised_url(url: str) -> str | None:
     """One spelling for addresses of one page, or None for what is no address of a host.
 

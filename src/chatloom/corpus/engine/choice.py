@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
-from chatloom.corpus.engine.local import LocalPool
+from chatloom.corpus.engine.local import InProcess, LocalPool
 from chatloom.corpus.engine.steps import HeldEngine
 from chatloom.settings import Settings, runtime
 
 Name = Literal["local", "ray", "beam"]
+LITTLE = 4_000_000  # bytes of shards on disk, about 15 MB of text: a step over it takes less than processes to start
 
 
 class EngineSettings(Settings):
@@ -32,14 +35,17 @@ class EngineSettings(Settings):
 class ShardSettings(Settings):
     """How big the pieces of work are."""
 
-    part_megabytes: float = Field(64.0, gt=0, description="size of the parts that big source files are cut into")
+    part_megabytes: float = Field(
+        64.0, gt=0, description="most megabytes of sources in a part, one task; little is cut into smaller parts"
+    )
     shard_megabytes: float = Field(32.0, gt=0, description="millions of characters in one shard of documents")
 
 
-def make_engine(settings: EngineSettings) -> HeldEngine:
+def make_engine(settings: EngineSettings, *, here: bool = False) -> HeldEngine:
     """The engine that was asked for; in a `with` it lasts for several steps.
 
-    Raises ChatloomError where its package is not installed.
+    `here`: where `local` was asked for and no number of workers, this process itself, for little work (`is_little`)
+    that no text can kill or hold up. Raises ChatloomError where the engine's package is not installed.
     """
     if settings.name == "ray":
         from chatloom.corpus.engine.on_ray import OnRay
@@ -49,9 +55,16 @@ def make_engine(settings: EngineSettings) -> HeldEngine:
         from chatloom.corpus.engine.on_beam import OnBeam
 
         return OnBeam(settings.options)
+    if here and not settings.workers:
+        return InProcess()
     return LocalPool(
         settings.workers or usable_cpus(), seconds=settings.seconds, memory_bytes=int(settings.gigabytes * 1e9)
     )
+
+
+def is_little(shards: Iterable[Path]) -> bool:
+    """Whether there is so little to work on that it is not worth starting processes."""
+    return sum(shard.stat().st_size for shard in shards) <= LITTLE
 
 
 def usable_cpus() -> int:

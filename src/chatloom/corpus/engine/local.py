@@ -55,7 +55,15 @@ class LocalPool:
 
 
 class InProcess:
-    """Runs every task in this process, one after another: for tests, and where no process may be started."""
+    """Runs every task in this process, one after another; what it raises is raised, what kills it kills all."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return
 
     def map(self, work: Iterable[Work]) -> Iterator[Receipt | Lost]:
         """Receipts in the order of the work."""

@@ -9,6 +9,8 @@ For each module one JSON line goes to the original stdout: {"begin": name}, then
 
 from __future__ import annotations
 
+import functools
+import gc
 import importlib
 import json
 import os
@@ -97,6 +99,19 @@ def document(writer: PageWriter, module: Any, name: str) -> str:
         module.__name__ = own_name
 
 
+def remembered(getdoc: Any) -> Any:
+    """`pydoc.getdoc` that looks once for what a method says: it stands on the page of every class that inherits it."""
+    known: dict[int, tuple[Any, str]] = {}
+
+    @functools.wraps(getdoc)  # the page of pydoc itself shows it
+    def wrapper(object: Any) -> str:
+        if id(object) not in known:
+            known[id(object)] = object, getdoc(object)  # held, so that no other object gets its id
+        return known[id(object)][1]
+
+    return wrapper
+
+
 def main() -> None:
     """Render every module named on stdin into the folder given as the only argument."""
     folder = sys.argv[1]
@@ -104,6 +119,8 @@ def main() -> None:
     os.dup2(2, 1)  # what a module prints on import must not mix with the report
     names = json.loads(sys.stdin.read())
     warnings.simplefilter("ignore")
+    gc.disable()  # a tenth of the time, and the process ends soon
+    pydoc.getdoc = remembered(pydoc.getdoc)
     writer, paths = PageWriter(), machine_paths()
 
     def say(**fields: Any) -> None:

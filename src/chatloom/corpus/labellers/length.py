@@ -1,4 +1,4 @@
-"""Labels `length`: how long a document is, in the units that budgets are made of."""
+"""Labels `length_*`: how long a document is, in the units that budgets are made of."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ class Length(Labeller[NoSettings]):
     """Characters, UTF-8 bytes (a Chinese character has three) and lines; words are `rule_word_count`."""
 
     name = "length"
-    columns: Mapping[str, pa.DataType] = {"length": pa.int64(), "length_bytes": pa.int64(), "length_lines": pa.int64()}
+    version = 2
+    columns: Mapping[str, pa.DataType] = {f"length_{unit}": pa.int64() for unit in ("characters", "bytes", "lines")}
     Settings = NoSettings
 
     def label(self, documents: Sequence[Document]) -> list[dict[str, Any]]:
         """Lengths of each document; a line ends at `\\n`, and an empty text has none."""
         return [
             {
-                "length": len(document.text),
+                "length_characters": len(document.text),
                 "length_bytes": len(document.text.encode("utf-8", "surrogatepass")),
                 "length_lines": document.text.count("\n") + 1 if document.text else 0,
             }

@@ -7,10 +7,11 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from chatloom.corpus.cleaning import MEASURED_CHARACTERS, RULE_LABEL
 from chatloom.corpus.labelling import Labeller, NoSettings
 from chatloom.corpus.record import Document
-from chatloom.corpus.text.rules import RULES, measure_texts
+from chatloom.corpus.text.rules import RULE_LABEL, RULES, measure_texts
+
+MEASURED_CHARACTERS = 4_000_000  # of a longer text the rules look at the beginning, so that one page cannot take hours
 
 
 class Rules(Labeller[NoSettings]):

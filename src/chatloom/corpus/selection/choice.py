@@ -17,13 +17,12 @@ from chatloom.corpus.labellers.personal_data import KINDS
 from chatloom.corpus.record import Document, Label
 from chatloom.corpus.selection.expressions import Expression
 from chatloom.corpus.settings import LanguageSettings, RuleSettings, rule_limits
-from chatloom.corpus.text.rules import Limits, judge
+from chatloom.corpus.text.rules import RULE_LABEL, Limits, judge
 from chatloom.errors import ChatloomError
 from chatloom.settings import Settings, nearest
 
 LANGUAGE, RULE, KEEP, COPIES, EDITS = "language", "rules", "keep", "copies", "edits"
 STEPS = (LANGUAGE, RULE, KEEP, COPIES, EDITS)
-RULE_LABEL = "rule_"
 FIELDS = ("source", "url", "time")  # of a document, that expressions may name beside labels
 
 

@@ -30,6 +30,9 @@ SCHEMA = pa.schema(
         pa.field("copy_of", pa.uint64()),  # the book that stays for this one's
     ]
 )
+STAYING = pa.schema(
+    [pa.field("cluster", pa.uint64(), nullable=False), pa.field("kept", pa.large_string(), nullable=False)]
+)
 
 
 def id_hash(name: str) -> int:
@@ -74,16 +77,23 @@ def write_standing(arguments: Mapping[str, Any], folder: Path) -> dict[str, int]
 def write_kept(arguments: Mapping[str, Any], folder: Path) -> dict[str, int]:
     """The task: of each cluster of one range the document that stays, the most preferred, then the first by id.
 
-    Writes hashes of cluster and of the document, by cluster: uint64 [clusters, 2]. `arguments`: folder, shards (their
-    stems), part, parts, standing (the file).
+    Writes hash of the cluster and id of the document, by the hash. `arguments`: folder, shards (their stems), part,
+    parts, standing (the file).
     """
     part, parts = arguments["part"], arguments["parts"]
     standing = set(_load(Path(arguments["standing"])).tolist())
     files = (Path(arguments["folder"]) / CANDIDATES / f"{stem}.parquet" for stem in arguments["shards"])
     best = _best((row for table in read_ranged(files, part, parts) for row in table.to_pylist()), standing)
-    table = np.array([[cluster, id_hash(name)] for cluster, name in sorted(best.items())], np.uint64).reshape(-1, 2)
-    np.save(folder / f"{KEPT}-{part:05d}.npy", table, allow_pickle=False)
+    clusters = sorted(best)
+    table = pa.table([clusters, [best[cluster] for cluster in clusters]], schema=STAYING)
+    with pa.ipc.new_file(str(folder / kept_file(part)), STAYING) as writer:
+        writer.write_table(table)
     return {"clusters": len(table)}
+
+
+def kept_file(part: int) -> str:
+    """Name of the file that `write_kept` makes for a range."""
+    return f"{KEPT}-{part:05d}.arrow"
 
 
 def _best(rows: Iterable[Mapping[str, Any]], standing: set[int]) -> dict[int, str]:
@@ -103,7 +113,7 @@ class Chosen:
 
     def __init__(self, standing: Path, kept: Path, parts: int) -> None:
         self._standing, self._parts = _load(standing), parts
-        self._kept = [_load(kept / f"{KEPT}-{part:05d}.npy") for part in range(parts)]
+        self._kept = [_load_kept(kept / kept_file(part)) for part in range(parts)]
 
     def goes_for_book(self, copy_of: str | None) -> bool:
         """Whether a document goes because the book that holds its own stays."""
@@ -113,12 +123,17 @@ class Chosen:
         place = int(np.searchsorted(self._standing, key))
         return place < len(self._standing) and bool(self._standing[place] == key)
 
-    def stays(self, cluster: str, name: str) -> bool:
-        """Whether this is the document that stays of a cluster."""
+    def kept(self, cluster: str) -> str:
+        """Id of the document that stays of a cluster of which one passed."""
         key = np.array([id_hash(cluster)], np.uint64)
-        kept = self._kept[int(ranges_of(key, self._parts)[0])]
-        place = int(np.searchsorted(kept[:, 0], key[0]))
-        return bool(kept[place, 1] == np.uint64(id_hash(name)))
+        clusters, kept = self._kept[int(ranges_of(key, self._parts)[0])]
+        return str(kept[int(np.searchsorted(clusters, key[0]))].as_py())
+
+
+def _load_kept(path: Path) -> tuple[U64, pa.ChunkedArray]:
+    with pa.memory_map(str(path)) as source:
+        table = pa.ipc.open_file(source).read_all().combine_chunks()
+    return table["cluster"].to_numpy(), table["kept"]
 
 
 def _load(path: Path) -> U64:

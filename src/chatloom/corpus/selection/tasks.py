@@ -181,10 +181,10 @@ def _copy(document: Document, chosen: Chosen) -> Dropped | None:
     if isinstance(copy_of, str) and chosen.goes_for_book(copy_of):
         detail = f"{labels.get(BOOK_SHARE):.1%} of its book {labels.get(BOOK)} is in {copy_of}"
         return _dropped(document, COPIES, BOOK, detail)
-    if isinstance(cluster, str) and not chosen.stays(cluster, document.id):
-        like = f", Jaccard similarity {similarity:.3f}" if isinstance(similarity, float) else ""
+    if isinstance(cluster, str) and (kept := chosen.kept(cluster)) != document.id:
+        like = f", Jaccard similarity to the first of it {similarity:.3f}" if isinstance(similarity, float) else ""
         kind = str(labels.get("duplicate_kind") or "duplicate")
-        return _dropped(document, COPIES, kind, f"copy, cluster {cluster}{like}")
+        return _dropped(document, COPIES, kind, f"copy of {kept}, cluster {cluster}{like}")
     return None
 
 

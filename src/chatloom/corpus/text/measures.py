@@ -1,8 +1,8 @@
 """What the rules look at: many texts at once as characters, words (for Chinese and Japanese single characters), lines.
 
 A `Texts` holds texts that are counted in the same way and computes each part once, on first use, in NumPy passes over
-all of them; a `TextView` is one text by itself. Every measure is a ratio of two integers, so that a text's values do
-not depend on what other texts it was measured with.
+all of them. Every measure is a ratio of two integers, so that a text's values do not depend on what other texts it was
+measured with.
 """
 
 from __future__ import annotations
@@ -189,21 +189,6 @@ class Texts:
     def repeated_ngram_share(self, n: int) -> Floats:
         """Share of characters inside n-grams that occurred earlier in the text, each character counted once."""
         return share(covered(self._repeated(n), self._edges, self._first_units[:-1]), self.n_characters)
-
-
-class TextView:
-    """A text by itself; `language` decides whether words or characters are counted."""
-
-    def __init__(self, text: str, language: str) -> None:
-        self.texts = Texts([text], by_characters=language in CHARACTER_LANGUAGES)
-
-    def top_ngram_share(self, n: int) -> float:
-        """As `Texts.top_ngram_share`."""
-        return float(self.texts.top_ngram_share(n)[0])
-
-    def repeated_ngram_share(self, n: int) -> float:
-        """As `Texts.repeated_ngram_share`."""
-        return float(self.texts.repeated_ngram_share(n)[0])
 
 
 def share(part: Ints, whole: Ints) -> Floats:

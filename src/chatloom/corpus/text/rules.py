@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from chatloom.corpus.text.measures import CHARACTER_LANGUAGES, Floats, Texts, TextView, repeated_share, share
+from chatloom.corpus.text.measures import CHARACTER_LANGUAGES, Floats, Texts, repeated_share, share
 
 Limits = tuple[float | None, float | None]
+RULE_LABEL = "rule_"  # a rule's measure is the label `rule_<name>`
 
 # Gopher's eight; a text in another language that uses Latin letters rarely has two of them.
 ENGLISH_STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
@@ -49,10 +50,6 @@ class Rule:
     values: Callable[[Texts], Floats]
     limits: Mapping[str, Limits]
     version: int = 1
-
-    def measure(self, view: TextView) -> float:
-        """The number for one text."""
-        return float(self.values(view.texts)[0])
 
 
 def measure_texts(texts: Sequence[str], languages: Sequence[str]) -> dict[str, Floats]:

@@ -1,4 +1,4 @@
-"""Promises of the corpus stage's plan: packed pages cost what they hold, not what they weigh on the disk."""
+"""Promises of the plan of the stage `documents`: packed pages cost what they hold, not what they weigh on the disk."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import zstandard
 
 from chatloom.corpus.reading import compression
 from chatloom.stage import Plan, PlanContext
-from chatloom.stages.corpus import STAGE
+from chatloom.stages.documents import STAGE
 
 PACK: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".zst": zstandard.ZstdCompressor(6).compress}
 
