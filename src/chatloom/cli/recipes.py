@@ -14,7 +14,7 @@ from rich.text import Text
 
 from chatloom import recipe
 from chatloom.artifact import Artifact
-from chatloom.cli import frame
+from chatloom.cli import frame, shards
 from chatloom.cli.frame import Quiet, Set, amount, console, relative
 from chatloom.recipe import PlanReport
 from chatloom.stage import Line
@@ -42,6 +42,14 @@ StartOver = Annotated[
     list[str] | None,
     typer.Option(
         "--start-over", metavar="STAGE", help="Make this stage again, dropping what was half done. May be repeated."
+    ),
+]
+Shard = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="i/N",
+        help="Be one of N processes that do the run's corpus work together: start this N times, i from 0 to N-1.",
     ),
 ]
 
@@ -76,12 +84,15 @@ def run(
     until: Until = None,
     start_over: StartOver = None,
     quiet: Quiet = False,
+    shard: Shard = None,
 ) -> None:
     """Run a recipe: stages that are done are skipped, a half-done one goes on where it was."""
     graph = recipe.read(name, assignments or ())
     folder = out or Path("runs") / graph.name
-    made = recipe.run(graph, folder, until=until, start_over=start_over or (), quiet=quiet)
-    _show_result(made)
+    with shards.member(graph, folder, shard, until=until) as leads:
+        if leads:
+            made = recipe.run(graph, folder, until=until, start_over=start_over or (), quiet=quiet)
+            _show_result(made)
 
 
 def plan(

@@ -13,10 +13,8 @@ from toy_tasks import TESTS, files, step
 from chatloom.corpus.engine.local import InProcess, LocalPool
 from chatloom.corpus.engine.steps import (
     Lost,
-    Part,
     Receipt,
     StepFailed,
-    StepWaiting,
     Work,
     run_task,
     total,
@@ -84,19 +82,15 @@ def test_killed_anywhere_and_run_again_gives_the_same_files_and_exact_counts(tmp
     assert files(tmp_path / "cut") == files(tmp_path / "whole")
 
 
-def test_parts_together_do_everything_once_and_a_missing_part_is_waited_for(tmp_path: Path) -> None:
-    log, out = tmp_path / "log", tmp_path / "out"
-    with pytest.raises(StepWaiting, match="2 of 4 shards wait"):
-        step(out, log=str(log)).run(InProcess(), part=Part(0, 2))
-    receipts = step(out, log=str(log)).run(InProcess(), part=Part(1, 2))
-    assert sorted(log.read_text(encoding="utf-8").split()) == list("abcd")
-    assert total(receipts) == {"words": 20}
-
-
-@pytest.mark.parametrize("text", ["3", "2/2", "-1/2", "a/b", "1/0", ""])
-def test_a_part_that_makes_no_sense_is_refused(text: str) -> None:
-    with pytest.raises(ChatloomError, match="expected i/N"):
-        Part.parse(text)
+def test_what_nobody_waits_for_any_more_is_not_put_in_place(tmp_path: Path) -> None:
+    toy, wanted = step(tmp_path / "out"), tmp_path / "batch"
+    wanted.touch()
+    run_task(Work(toy.tasks[0], str(toy.folder), wanted=str(wanted)))
+    wanted.unlink()
+    with pytest.raises(ChatloomError, match="nobody waits"):
+        run_task(Work(toy.tasks[1], str(toy.folder), wanted=str(wanted)))
+    assert list(files(toy.folder)) == ["words/a.json"]
+    assert list((toy.folder / "tmp").iterdir()) == []
 
 
 def test_a_task_that_kills_its_process_is_done_again_carefully_and_costs_no_other_task(

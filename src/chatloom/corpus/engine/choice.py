@@ -10,7 +10,9 @@ from typing import Literal
 from pydantic import Field
 
 from chatloom.corpus.engine.local import InProcess, LocalPool
+from chatloom.corpus.engine.on_shards import LEADING, OnShards
 from chatloom.corpus.engine.steps import HeldEngine
+from chatloom.errors import ChatloomError
 from chatloom.settings import Settings, runtime
 
 Name = Literal["local", "ray", "beam"]
@@ -47,6 +49,11 @@ def make_engine(settings: EngineSettings, *, here: bool = False) -> HeldEngine:
     `here`: where `local` was asked for and no number of workers, this process itself, for little work (`is_little`)
     that no text can kill or hold up. Raises ChatloomError where the engine's package is not installed.
     """
+    leader = LEADING.get()
+    if leader is not None and settings.name != "local":
+        raise ChatloomError(
+            f"engine `{settings.name}` gives out work itself; leave out --shard, or set `engine.name: local`"
+        )
     if settings.name == "ray":
         from chatloom.corpus.engine.on_ray import OnRay
 
@@ -57,9 +64,10 @@ def make_engine(settings: EngineSettings, *, here: bool = False) -> HeldEngine:
         return OnBeam(settings.options)
     if here and not settings.workers:
         return InProcess()
-    return LocalPool(
+    pool = LocalPool(
         settings.workers or usable_cpus(), seconds=settings.seconds, memory_bytes=int(settings.gigabytes * 1e9)
     )
+    return pool if leader is None else OnShards(leader, pool, settings.workers)
 
 
 def is_little(shards: Iterable[Path]) -> bool:

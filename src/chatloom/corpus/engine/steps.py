@@ -1,7 +1,7 @@
 """A step of corpus work: tasks that each write the files of one shard, committed one by one with a receipt.
 
-    <folder>/tmp/<key>.<pid>/   what a task is writing; thrown away when it does not finish
-    <folder>/<file>             a finished task's files, put in place by rename
+    <folder>/tmp/<key>.*/         what a task is writing; thrown away when it does not finish
+    <folder>/<file>               a finished task's files, put in place by rename
     <folder>/receipts/<key>.json  then the receipt: what was asked, the files with sizes and sha256, the counts
 
 A task's function is pure: the same arguments give the same bytes, so a task that was cut off between its renames and
@@ -15,6 +15,7 @@ import importlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,11 +69,15 @@ class Lost:
 
 @dataclass(frozen=True)
 class Work:
-    """A task on its way to where it runs; `careful` asks the function to isolate what kills its process."""
+    """A task on its way to where it runs; `careful` asks the function to isolate what kills its process.
+
+    `wanted` names a file that is there as long as somebody waits for the task: without it nothing is put in place.
+    """
 
     task: Task
     folder: str
     careful: bool = False
+    wanted: str = ""
 
 
 class Engine(Protocol):
@@ -90,26 +95,6 @@ class HeldEngine(Engine, Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
-
-
-@dataclass(frozen=True)
-class Part:
-    """The part of a step that this process does: tasks i, i + n, i + 2n, ... of the list."""
-
-    i: int = 0
-    n: int = 1
-
-    @classmethod
-    def parse(cls, text: str) -> Part:
-        """Read "i/N", i from 0 to N-1; raises ChatloomError otherwise."""
-        first, _, second = text.partition("/")
-        if not (first.isdigit() and second.isdigit() and int(first) < int(second)):
-            raise ChatloomError(f"--shard is {text!r}; expected i/N with i from 0 to N-1, such as 3/16")
-        return cls(int(first), int(second))
-
-
-class StepWaiting(ChatloomError):
-    """The step's own part is done; tasks of other processes are missing."""
 
 
 class StepFailed(ChatloomError):
@@ -141,19 +126,14 @@ class Step:
         """Whether every task has been done."""
         return len(self.done()) == len(self.tasks)
 
-    def run(
-        self, engine: Engine, *, part: Part | None = None, advance: Callable[[Receipt], None] | None = None
-    ) -> list[Receipt]:
+    def run(self, engine: Engine, *, advance: Callable[[Receipt], None] | None = None) -> list[Receipt]:
         """Do what is missing; receipts of all tasks in the tasks' order.
 
-        Raises StepFailed when a task is lost twice (the second time carefully), StepWaiting when only a `part` was
-        asked for and others are missing.
+        Raises StepFailed when a task is lost twice (the second time carefully).
         """
-        part = part or Part()
-        mine = [task for number, task in enumerate(self.tasks) if number % part.n == part.i]
         self.folder.mkdir(parents=True, exist_ok=True)
         done = self.done()
-        todo = [task for task in mine if task.key not in done]
+        todo = [task for task in self.tasks if task.key not in done]
         lost: dict[str, str] = {}
         for careful in (False, True):
             if careful:
@@ -173,12 +153,6 @@ class Step:
             raise StepFailed(
                 f"{self.name}: {len(lost)} of {len(self.tasks)} shards could not be done, first {key}: {reason}; "
                 "what is done is kept: run the same command again once the cause is gone"
-            )
-        missing = len(self.tasks) - len(self.done())
-        if missing:
-            raise StepWaiting(
-                f"{self.name}: part {part.i}/{part.n} is done; {missing} of {len(self.tasks)} shards wait for other "
-                "parts; when all have ended, run the same command again"
             )
         shutil.rmtree(self.folder / TEMPORARY, ignore_errors=True)
         return [done[task.key] for task in self.tasks]
@@ -207,9 +181,8 @@ def run_task(work: Work) -> Receipt:
     started = time.perf_counter()
     task, folder = work.task, Path(work.folder)
     function = load_function(task.function)
-    temporary = folder / TEMPORARY / f"{task.key}.{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    (folder / TEMPORARY).mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f"{task.key}.", dir=folder / TEMPORARY))  # machines may share process ids
     try:
         arguments = {**task.arguments, "careful": True} if work.careful else dict(task.arguments)
         counts = function(arguments, temporary)
@@ -220,6 +193,8 @@ def run_task(work: Work) -> Receipt:
                 "bytes": file.stat().st_size,
                 "sha256": sha256_file(file),
             }
+        if work.wanted and not Path(work.wanted).exists():
+            raise ChatloomError(f"{task.key}: nobody waits for it any more")
         for name in files:
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
