@@ -6,6 +6,7 @@ files and the document only, so that a column can be kept as long as these stay 
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,17 @@ S = TypeVar("S", bound=Settings)
 SPANS = pa.list_(pa.int64())  # [start, end, start, end, ...] in characters, sorted, not overlapping
 
 
+def meanings(labeller: Labeller[Any]) -> dict[str, str]:
+    """What a labeller's docstring says of its columns, as `name: meaning; name, name: meaning` to a sentence's end."""
+    text = " ".join((type(labeller).__doc__ or "").split())
+    name = "|".join(sorted(map(re.escape, labeller.columns), key=len, reverse=True))
+    names = rf"(?:{name})(?:, (?:{name}))*"
+    found: dict[str, str] = {}
+    for match in re.finditer(rf"(?<![\w`])({names}): (.+?)(?=; {names}[:;]|\. (?:[A-Z`]|{names}:)|\.?$)", text):
+        found |= dict.fromkeys(match.group(1).split(", "), match.group(2))
+    return found
+
+
 class NoSettings(Settings):
     """A labeller without settings."""
 
@@ -27,9 +39,10 @@ class NoSettings(Settings):
 class Labeller(ABC, Generic[S]):
     """Measures documents. `name` starts its columns' names (`name`, or `name_part`); `version` rises when results do.
 
-    `columns` maps each label to its Arrow type; `needs` names labels of earlier labellers that it reads. A labeller
-    that must have seen all documents before it labels one names in `survey` the setting (a path or None) that takes the
-    file which `write_survey`, shard by shard, and then `sum_surveys` make.
+    `columns` maps each label to its Arrow type; `needs` names labels of earlier labellers that it reads; `kinds` says
+    what the numbers mean in a column that holds one for each span. A labeller that must have seen all documents before
+    it labels one names in `survey` the setting (a path or None) that takes the file which `write_survey`, shard by
+    shard, and then `sum_surveys` make.
     """
 
     name: ClassVar[str]
@@ -37,6 +50,7 @@ class Labeller(ABC, Generic[S]):
     columns: Mapping[str, pa.DataType]
     needs: ClassVar[tuple[str, ...]] = ()
     survey: ClassVar[str] = ""
+    kinds: ClassVar[Mapping[str, Mapping[int, str]]] = {}
     Settings: type[S]
 
     def __init__(self, settings: S) -> None:

@@ -13,6 +13,11 @@ def split_value(cluster: str, seed: int) -> float:
     return _value("chatloom split", cluster, seed)
 
 
+def sample_value(name: str, seed: int) -> float:
+    """A number in [0, 1) by which examples are drawn; it is independent of the split."""
+    return _value("chatloom sample", name, seed)
+
+
 def side_of(document: str, held_out_share: float, seed: int) -> str:
     """The side of a document without copies."""
     return HELD_OUT if split_value(document, seed) < held_out_share else TRAIN

@@ -6,12 +6,11 @@ Every text that comes in is escaped here, whoever wrote it; only values of type 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from chatloom.progress import duration
-from chatloom.reporting.html import Html, escape, to_html
+from chatloom.reporting.html import Html, breakable, escape, to_html
 from chatloom.reporting.tables import MISSING, format_value
 
 
@@ -24,7 +23,7 @@ def cards(items: Sequence[Mapping[str, Any]]) -> Html:
             raise ValueError(f"tone {tone!r} of the card {item.get('label')!r}: expected 'good', 'bad' or nothing")
         note = f'<div class="note">{escape(item["note"])}</div>' if item.get("note") else ""
         out.append(
-            f'<div class="card{" " + tone if tone else ""}"><dt>{_breakable(item["label"])}</dt>'
+            f'<div class="card{" " + tone if tone else ""}"><dt>{breakable(item["label"])}</dt>'
             f'<dd><div class="value">{escape(format_value(item["value"]))}</div>{note}</dd></div>'
         )
     return Html(f'<dl class="cards">{"".join(out)}</dl>')
@@ -149,11 +148,6 @@ def size(n_bytes: float | None) -> str:
     if n_bytes >= 999.5e6:
         return f"{n_bytes / 1e9:.1f} GB"
     return f"{n_bytes / 1e6:.0f} MB" if n_bytes >= 10e6 else f"{n_bytes / 1e6:.1f} MB"
-
-
-def _breakable(label: Any) -> str:
-    """A label that may be broken between the parts of a dotted name, not inside a word."""
-    return re.sub(r"([._])(?=\w)", r"\1<wbr>", escape(label))
 
 
 def _seconds(stage: Mapping[str, Any]) -> float:

@@ -141,6 +141,11 @@ def color_of(method: str, index: int = 0) -> str:
     return SERIES[index % len(SERIES)]
 
 
+def color_for_page(color: str) -> str:
+    """The page's variable of one of the palette's colours, with the colour itself as a fallback."""
+    return f"var({_VARIABLES[color]}, {color})"
+
+
 def text_width(text: str, size: float = 12.0) -> float:
     """About how wide a text is drawn, in px: Chinese characters take a full square, Latin ones about half."""
     return size * sum(1.0 if unicodedata.east_asian_width(character) in "WF" else 0.57 for character in text)
@@ -188,6 +193,6 @@ def _tag_for_page(tag: str, prefix: str) -> str:
     tag = re.sub(r"font-family: [^;\"]*;? ?", "", tag)
     tag = re.sub(r' transform="rotate\(-0 [^"]*\)"', "", tag)
     tag = re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number.group()):.2f}".rstrip("0").rstrip("."), tag)
-    for color, variable in _VARIABLES.items():
-        tag = re.sub(rf"(fill|stroke): {color}\b", rf"\g<1>: var({variable}, {color})", tag)
+    for color in _VARIABLES:
+        tag = re.sub(rf"(fill|stroke): {color}\b", rf"\g<1>: {color_for_page(color)}", tag)
     return tag

@@ -29,6 +29,11 @@ def clean(text: Any) -> str:
     return _DIRECTION.sub("\ufffd", _UNHOLDABLE.sub("\ufffd", text))
 
 
+def breakable(name: Any) -> Html:
+    """A name that may be broken between the parts that dots and underscores part, not inside a word."""
+    return Html(re.sub(r"([._])(?=\w)", r"\1<wbr>", escape(name)))
+
+
 def to_html(block: Html | str) -> Html:
     """A block as it is; plain text as an escaped paragraph, one for each part between blank lines."""
     if isinstance(block, Html):

@@ -177,8 +177,61 @@ details[open] summary { margin-bottom: 0.3rem; }
 .pairs dd { margin: 0; font-variant-numeric: tabular-nums; min-width: 0; }
 """
 
+_AMOUNTS = """
+.levels { margin: 0.2rem 0 0; font-size: 0.88rem; line-height: 1.35; container-type: inline-size; }
+.level { padding: 0.3rem 0; }
+.level dt { overflow-wrap: anywhere; }
+.level dd { margin: 0; display: flex; align-items: center; gap: 0.7rem; }
+.track { position: relative; flex: 1 1 auto; height: 0.85rem; }
+.track i {
+  position: absolute; inset-block: 0; left: 0; border-radius: 2px;
+  background: color-mix(in srgb, var(--muted) 30%, transparent);
+}
+.track i.part { background: var(--series-1); }
+.told { flex: 0 0 12.5rem; font-variant-numeric: tabular-nums; }
+.told .interval { display: inline; margin-left: 0.35rem; white-space: normal; }
+
+@container (min-width: 800px) {
+  .level { display: grid; grid-template-columns: 16rem minmax(0, 1fr); column-gap: 1rem; align-items: center; }
+  .level dt { text-align: right; }
+}
+
+.shades td {
+  background: color-mix(in srgb, var(--series-2) calc(var(--shade) * 0.75), transparent); padding: 0.5rem 0.45rem;
+  text-align: center;
+}
+.shades th.number { text-align: center; }
+.named tbody th, .named thead th { white-space: normal; }
+.named tbody th:first-child { overflow-wrap: anywhere; min-width: 10rem; }
+.listing > details { margin: 0; border-radius: 0; border-bottom-width: 0; }
+.listing > details:first-child { border-radius: 10px 10px 0 0; }
+.listing > details:last-child { border-radius: 0 0 10px 10px; border-bottom-width: 1px; }
+.listing > details:only-child { border-radius: 10px; }
+.listing > details[open] { padding-bottom: 0.5rem; }
+.listing { margin-bottom: 1.4rem; }
+
+.examples {
+  display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 25rem), 1fr)); column-gap: 1.5rem;
+}
+.example { border-top: 1px solid var(--line); padding: 0.9rem 0 0.4rem; min-width: 0; }
+.example .why { margin: 0 0 0.15rem; font-weight: 500; font-size: 0.92rem; max-width: none; }
+.example .facts { font-size: 0.8rem; overflow-wrap: anywhere; margin-bottom: 0.5rem; }
+.excerpt {
+  white-space: pre-wrap; overflow-wrap: anywhere; font-size: 0.9rem; line-height: 1.55; max-height: 15rem;
+  overflow-y: auto; background: var(--paper); border-radius: 6px; padding: 0.6rem 0.8rem; margin-bottom: 0.7rem;
+}
+.excerpt del { background: color-mix(in srgb, var(--wrong) 18%, transparent); color: var(--wrong); }
+.excerpt ins {
+  background: color-mix(in srgb, var(--right) 18%, transparent); color: var(--right); text-underline-offset: 3px;
+}
+.gap { color: var(--muted); font-size: 0.8rem; white-space: nowrap; padding: 0 0.3em; }
+"""
+
 _PHONE = """
 @media (max-width: 700px) {
+  .told { flex-basis: 8.5rem; }
+  .told .interval { display: block; margin-left: 0; }
+  .named tbody th:first-child { min-width: 7.5rem; }
   .page { padding: 0 1rem 3rem; }
   header { padding-top: 2rem; }
   figure { padding: 0.85rem 0.8rem; }
@@ -223,5 +276,5 @@ STYLESHEET = (
     f":root {{{_LIGHT} color-scheme: light dark; }}\n"
     f"@media (prefers-color-scheme: dark) {{ :root {{{_DARK}}} }}\n"
     f"@media print {{ :root {{{_LIGHT} color-scheme: light; }} }}\n"
-    f"{_TEXT}{_FRAME}{_BLOCKS}{_PHONE}{_PAPER}"
+    f"{_TEXT}{_FRAME}{_BLOCKS}{_AMOUNTS}{_PHONE}{_PAPER}"
 )

@@ -23,6 +23,7 @@ from chatloom.corpus.duplicates.book_search import COLUMNS as BOOK_COLUMNS
 from chatloom.corpus.duplicates.book_search import BookSettings, search_books
 from chatloom.corpus.duplicates.books import SCALE
 from chatloom.corpus.duplicates.layout import FAN_IN, Layout
+from chatloom.corpus.duplicates.meanings import meanings_of
 from chatloom.corpus.duplicates.search import CopySearch, CopySettings
 from chatloom.corpus.duplicates.span_search import (
     SUBSTRINGS,
@@ -95,8 +96,8 @@ def run(context: Context) -> None:
     if scratch.exists():
         shutil.rmtree(scratch)
     for folder, (_, columns) in searches.columns.items():
-        about = {"name": folder, "columns": {name: str(kind) for name, kind in columns.items()}}
-        write_json(context.path / folder / ABOUT, about)
+        about = {"columns": {name: str(kind) for name, kind in columns.items()}, "meanings": meanings_of(columns)}
+        write_json(context.path / folder / ABOUT, {"name": folder, **about})
     counts = {folder: total(step.done().values()) for folder, step in zip(searches.columns, last)}
     context.metrics.update(_metrics(counts))
 
@@ -174,7 +175,7 @@ def plan(context: PlanContext) -> Plan:
 STAGE = Stage(
     kind="duplicates",
     about="documents -> which are copies, and the split",
-    version=2,
+    version=3,
     settings=DuplicatesSettings,
     inputs={"documents": Input("the texts", kinds=("documents",))},
     output="duplicates",

@@ -22,6 +22,7 @@ from chatloom.corpus.columns import ABOUT
 from chatloom.corpus.engine.choice import EngineSettings, make_engine
 from chatloom.corpus.engine.steps import Step, Task, total
 from chatloom.corpus.gathering import gather_quarantine
+from chatloom.corpus.labelling import meanings
 from chatloom.corpus.labels import Chosen, in_order, surveyed, wants_survey
 from chatloom.corpus.record import document_files
 from chatloom.errors import ChatloomError
@@ -68,7 +69,7 @@ def run(context: Context) -> None:
     if (context.path / SURVEYS).exists():
         shutil.rmtree(context.path / SURVEYS)
     counts = total(receipts)
-    for item in fresh:
+    for item in chosen:
         write_json(context.path / item.name / ABOUT, about(item, keys[item.name]))
     if kept and not context.quiet:
         say(f"{context.name}: taken over as they were: {', '.join(item.name for item in kept)}")
@@ -118,6 +119,10 @@ def about(item: Chosen, key: str) -> dict[str, Any]:
         "version": labeller.version,
         "settings": labeller.settings.result(),
         "columns": {name: str(kind) for name, kind in labeller.columns.items()},
+        "kinds": {
+            name: {str(number): kind for number, kind in names.items()} for name, names in labeller.kinds.items()
+        },
+        "meanings": meanings(labeller),
         "about": (type(labeller).__doc__ or "").strip().split("\n")[0],
         "key": key,
     }
@@ -245,7 +250,7 @@ def files(settings: LabelsSettings) -> list[Path]:
 STAGE = Stage(
     kind="labels",
     about="documents -> columns of labels beside them",
-    version=1,
+    version=2,
     settings=LabelsSettings,
     inputs={
         "documents": Input("the texts to be measured", kinds=("documents",)),

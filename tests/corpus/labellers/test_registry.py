@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -14,7 +16,7 @@ from labelling_help import check, labels
 
 from chatloom.corpus.labellers import LABELLERS, load_labeller
 from chatloom.corpus.labellers.usual import USUAL
-from chatloom.corpus.labelling import SPANS, Labeller
+from chatloom.corpus.labelling import SPANS, Labeller, NoSettings, meanings
 from chatloom.corpus.record import Document
 from chatloom.corpus.selection.expressions import Expression
 from chatloom.errors import ChatloomError
@@ -86,6 +88,32 @@ def test_every_labeller_names_its_source_and_its_columns(name: str) -> None:
     assert kind.version >= 1
     for field in kind.Settings.model_fields.values():
         assert field.description
+
+
+@pytest.mark.parametrize("name", [name for name in LABELLERS if name not in ("length", "rules", "sensitive")])
+def test_the_docstring_says_of_every_column_what_it_is(name: str) -> None:
+    kind = load_labeller(name)
+    made = kind(kind.Settings()) if name in PURE else kind.__new__(kind)
+    found = meanings(made)
+    assert set(found) == set(made.columns)
+    assert all(2 < len(text) < 250 and f"{column}:" not in text for text in found.values() for column in found)
+
+
+def test_meanings_end_with_their_sentence() -> None:
+    class Made(Labeller[NoSettings]):
+        """First line; made: no.
+
+        made, made_share: what e.g. 1.5 means; made_kinds: why (1 a; 2 b). `cut` takes made.
+        """
+
+        columns = dict.fromkeys(("made", "made_share", "made_kinds"), SPANS)
+
+        def label(self, documents: Sequence[Document]) -> list[dict[str, Any]]:
+            return []
+
+    found = meanings(Made.__new__(Made))
+    assert found["made_share"] == "what e.g. 1.5 means"
+    assert found["made_kinds"] == "why (1 a; 2 b)"
 
 
 def test_columns_of_two_labellers_do_not_collide() -> None:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+import selecting
 
 from chatloom.corpus.columns import ColumnWriter
-from chatloom.corpus.engine.local import InProcess
-from chatloom.corpus.engine.steps import total
-from chatloom.corpus.record import Document, read_documents, read_dropped, write_documents
+from chatloom.corpus.record import Document, write_documents
 from chatloom.corpus.selection.choice import Case, Judge, SelectionSettings
-from chatloom.corpus.selection.tasks import selection_steps, write_verdicts
+from chatloom.corpus.selection.tasks import write_verdicts
 from chatloom.corpus.settings import LanguageSettings, RuleSettings
 from chatloom.errors import ChatloomError
 
@@ -32,26 +31,11 @@ def document(name: str, text: str = "some text", **labels: Any) -> Document:
 
 
 def select(
-    folder: Path, shards: Sequence[Sequence[Document]], settings: SelectionSettings, types: Mapping[str, Any] = TYPES
+    folder: Path, shards: Sequence[Sequence[Document]], settings: SelectionSettings
 ) -> tuple[dict[str, Document], dict[str, str], dict[str, int]]:
     """Documents that stay by id, reasons of those that go, and the counts."""
-    paths, columns = [], folder / "in" / "all"
-    for number, documents in enumerate(shards):
-        paths.append(folder / "in" / f"{number}.parquet")
-        paths[-1].parent.mkdir(parents=True, exist_ok=True)
-        write_documents(paths[-1], [Document(d.id, d.text, d.source, d.url) for d in documents], {})
-        with ColumnWriter(columns / paths[-1].name, types) as writer:
-            writer.add(documents, [dict(d.labels) for d in documents])
-    labels = {name: str(kind) for name, kind in types.items() if name != "spans"}
-    out = folder / "out"
-    steps = selection_steps(
-        "chosen", paths, [columns], settings, folder=out, scratch=folder / "scratch", seed=0, labels=labels, ranges=2
-    )
-    for step in steps:
-        counts = total(step.run(InProcess()))
-    kept = {d.id: d for path in paths for d in read_documents(out / "shards" / path.name)}
-    gone = {d.id: f"{d.stage}/{d.reason}" for path in paths for d in read_dropped(out / "dropped" / path.name)}
-    return kept, gone, counts
+    made = selecting.select(folder, shards, settings, TYPES)
+    return made.kept, made.gone, made.counts
 
 
 def test_every_document_stays_or_goes_with_its_reason_and_is_counted_once(tmp_path: Path) -> None:
@@ -141,4 +125,6 @@ def test_column_files_of_other_documents_are_refused(tmp_path: Path) -> None:
         out = tmp_path / f"{name}-out"
         out.mkdir()
         with pytest.raises(ChatloomError, match=r"does not fit|more rows"):
-            write_verdicts({**task, "settings": SelectionSettings().everything(), "parts": 1}, out)
+            write_verdicts(
+                {**task, "settings": SelectionSettings().everything(), "parts": 1, "kinds": {}, "seed": 0}, out
+            )

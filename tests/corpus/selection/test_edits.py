@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatloom.corpus.selection.edits import edited, pairs, redactions, united
+from chatloom.corpus.selection.edits import edited, operations, pairs, redactions, united
 
 
 def test_united_joins_what_touches_and_keeps_the_rest() -> None:
@@ -19,19 +19,19 @@ def test_cutting_removes_exactly_the_spans(text: str, bounds: list[int]) -> None
     spans = pairs(flat[: len(flat) // 2 * 2])
     gone = {place for start, end in spans for place in range(start, end)}
     kept = "".join(c for place, c in enumerate(text) if place not in gone)
-    assert edited(text, spans).replace("\n", "") == kept.replace("\n", "")
+    assert edited(text, operations(spans)).replace("\n", "") == kept.replace("\n", "")
 
 
 def test_a_redaction_inside_a_cut_goes_with_it_and_one_that_straddles_leaves_nothing_behind() -> None:
     text = "write to a@b.org today, or call"
-    assert edited(text, [(6, 17)], [(9, 16, "<email>")]) == "write today, or call"
-    assert "b.org" not in edited(text, [(0, 12)], [(9, 16, "<email>")])
-    assert edited(text, [], [(9, 16, "<email>")]) == "write to <email> today, or call"
+    assert edited(text, operations([(6, 17)], [(9, 16, "<email>")])) == "write today, or call"
+    assert "b.org" not in edited(text, operations([(0, 12)], [(9, 16, "<email>")]))
+    assert edited(text, operations([], [(9, 16, "<email>")])) == "write to <email> today, or call"
 
 
 def test_where_whole_paragraphs_go_one_empty_line_stays() -> None:
     text = "first\n\nsecond\n\nthird\n"
-    assert edited(text, [(7, 13)]) == "first\n\nthird"
+    assert edited(text, operations([(7, 13)])) == "first\n\nthird"
 
 
 def test_redactions_take_the_kinds_that_have_a_placeholder() -> None:

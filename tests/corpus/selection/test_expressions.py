@@ -203,3 +203,19 @@ def test_a_hundred_thousand_documents_take_a_blink() -> None:
     count = 100_000
     table = pa.table({"language": ["en", "zh"] * (count // 2), "quality": np.linspace(0, 1, count)})
     assert Expression.parse('language == "zh" and quality >= 0.5').mask(table).sum() == count // 4
+
+
+def test_parts_are_what_and_ties_together_at_the_top() -> None:
+    text = "topic != '新闻 and 旧闻' and (words > 3\n or clean) and not (clean and words < 9)"
+    parts = Expression.parse(text).parts()
+    assert [part.text for part in parts] == [
+        "topic != '新闻 and 旧闻'", "words > 3  or clean", "not (clean and words < 9)"
+    ]  # fmt: skip
+    assert [part.text for part in Expression.parse("words > 3 or clean").parts()] == ["words > 3 or clean"]
+
+
+@given(st.fixed_dictionaries({"a": st.none() | st.floats(0, 2), "b": st.none() | st.booleans()}))
+@pytest.mark.parametrize("text", ["a > 1 and b", "a is None and (b or a < 1) and not b", "(a > 1 and b) and a < 2"])
+def test_an_expression_holds_where_all_its_parts_do(text: str, values: dict[str, Any]) -> None:
+    expression = Expression.parse(text)
+    assert expression.holds(values) == all(part.holds(values) for part in expression.parts())

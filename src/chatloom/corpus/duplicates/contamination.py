@@ -58,15 +58,20 @@ class ContaminationSettings(Settings):
 
 
 class Contamination(Labeller[ContaminationSettings]):
-    """Overlap with evaluation sets (Brown et al. 2020, appendix C; Chowdhery et al. 2022, section 8)."""
+    """Overlap with evaluation sets (Brown et al. 2020, appendix C; Chowdhery et al. 2022, section 8).
+
+    contamination_items: evaluation items found; contamination_item: file and line of the one found most completely;
+    contamination_item_share: of that item's n-grams; contamination_share: of the document's units (words, Han
+    characters); contamination_spans: where they are.
+    """
 
     name = "contamination"
     version = 2
     columns = {  # noqa: RUF012 - a constant
-        "contamination_items": pa.int64(),  # evaluation items found
-        "contamination_item": pa.string(),  # "file:line" of the one found most completely
-        "contamination_item_share": pa.float64(),  # of that item's n-grams
-        "contamination_share": pa.float64(),  # of the document's units (words, Han characters)
+        "contamination_items": pa.int64(),
+        "contamination_item": pa.string(),  # "file:line"
+        "contamination_item_share": pa.float64(),
+        "contamination_share": pa.float64(),
         "contamination_spans": SPANS,
     }
     Settings = ContaminationSettings

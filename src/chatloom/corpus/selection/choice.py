@@ -7,7 +7,7 @@ source. Nothing is measured here, so that another threshold costs one reading of
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -74,12 +74,19 @@ class SelectionSettings(Settings):
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What becomes of a document before copies are looked at; `step` is None where it passes."""
+class Failure:
+    """Something that speaks against a document: the step and the rule, and what was measured against which limit."""
 
-    step: str | None
+    step: str
     reason: str
     detail: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What becomes of a document before copies are looked at: all that speaks against it, in the order of deciding."""
+
+    failures: tuple[Failure, ...]
     weight: float
 
 
@@ -93,6 +100,8 @@ class Judge:
         self.settings = settings
         names = {*labels, *FIELDS}
         self._expressions = {text: Expression.parse(text, names) for text in settings.texts()}
+        kept = [settings.keep, *(case.keep for case in settings.cases)]
+        self._parts = {text: self._expressions[text].parts() for text in kept if text}
         self._limits = _limits(settings.rules, names)
         if (settings.language.keep or settings.language.min_confidence) and "language" not in names:
             raise ChatloomError("`language`: no label `language` is there; add the labeller `language: {}`")
@@ -103,24 +112,25 @@ class Judge:
                 raise ChatloomError(f"`cut`: there is no label `{name}`; labels are {', '.join(sorted(names))}")
 
     def verdict(self, document: Document) -> Verdict:
-        """Language, rules, expressions, in this order; the first that says no gives the reason."""
+        """All that language, rules and expressions object to, in this order; the first is the reason.
+
+        Of a condition the parts that `and` ties together object each for itself.
+        """
         values = {**document.labels, **{name: getattr(document, name) for name in FIELDS}}
         keep, weight = self.settings.keep, self.settings.weight
         for case in self.settings.cases:
             if self._expressions[case.when].holds(values):
                 keep, weight = case.keep, case.weight
                 break
-        found = _language_verdict(values, self.settings.language)
-        step = LANGUAGE
-        if found is None:
-            found, step = self._rule_verdict(values), RULE
-        if found is None and keep and not self._expressions[keep].holds(values):
-            named = ", ".join(f"{name} {_shown(values.get(name))}" for name in sorted(self._expressions[keep].names))
-            found, step = (_short(keep), named), KEEP
-        amount = 0.0 if found else self._number(weight, values, "weight")
-        if found is None and amount <= 0:
-            found, step = ("weight", f"weight {amount:g}"), KEEP
-        return Verdict(step, *found, 0.0) if found else Verdict(None, "", "", amount)
+        failures = [*_language_failures(values, self.settings.language), *self._rule_failures(values)]
+        for part in self._parts.get(keep, ()):
+            if not part.holds(values):
+                named = ", ".join(f"{name} {_shown(values.get(name))}" for name in sorted(part.names))
+                failures.append(Failure(KEEP, shortened(part.text), named))
+        amount = self._weight(weight, values, certain=not failures)
+        if amount <= 0:
+            failures.append(Failure(KEEP, "weight", f"weight {amount:g}"))
+        return Verdict(tuple(failures), 0.0 if failures else amount)
 
     def preference(self, document: Document) -> float | None:
         """How much this one is wanted among its copies; None without `prefer`."""
@@ -129,6 +139,15 @@ class Judge:
         values = {**document.labels, **{name: getattr(document, name) for name in FIELDS}}
         value = self._expressions[self.settings.prefer].evaluate(values)
         return None if value is None else self._number(self.settings.prefer, values, "prefer")
+
+    def _weight(self, weight: float | str, values: Mapping[str, Any], *, certain: bool) -> float:
+        """The sample weight; what goes anyway may have one that is no number, and that says nothing against it."""
+        try:
+            return self._number(weight, values, "weight")
+        except ChatloomError:
+            if certain:
+                raise
+            return 1.0
 
     def _number(self, value: float | str, values: Mapping[str, Any], what: str) -> float:
         if not isinstance(value, str):
@@ -140,25 +159,26 @@ class Judge:
             raise ChatloomError(f"`{what}: {value}` is {found!r}; expected a number")
         return float(found)
 
-    def _rule_verdict(self, values: Mapping[str, Any]) -> tuple[str, str] | None:
+    def _rule_failures(self, values: Mapping[str, Any]) -> Iterator[Failure]:
         language = str(values.get("language") or "")
-        failed = {}
         for name, limits in self._limits.items():
             measured = values.get(RULE_LABEL + name)
             if measured is not None and (objection := judge(measured, language, limits)) is not None:
-                failed[name] = objection
-        if not failed:
-            return None
-        return next(iter(failed)), "; ".join(f"{name} {objection}" for name, objection in failed.items())
+                yield Failure(RULE, name, f"{name} {objection}")
 
 
-def _limits(settings: RuleSettings, names: Iterable[str]) -> dict[str, Mapping[str, Limits]]:
-    """Limits of the rules that have any; raises ChatloomError where there is no label to hold against them."""
-    limits = {
+def active_limits(settings: RuleSettings) -> dict[str, Mapping[str, Limits]]:
+    """Limits of the rules that have any, by language."""
+    return {
         name: by_language
         for name, by_language in rule_limits(settings).items()
         if any(bound is not None for pair in by_language.values() for bound in pair)
     }
+
+
+def _limits(settings: RuleSettings, names: Iterable[str]) -> dict[str, Mapping[str, Limits]]:
+    """The same; raises ChatloomError where there is no label to hold against them."""
+    limits = active_limits(settings)
     missing = [name for name in limits if RULE_LABEL + name not in set(names)]
     if missing:
         raise ChatloomError(
@@ -167,18 +187,22 @@ def _limits(settings: RuleSettings, names: Iterable[str]) -> dict[str, Mapping[s
     return limits
 
 
-def _language_verdict(values: Mapping[str, Any], settings: LanguageSettings) -> tuple[str, str] | None:
+def _language_failures(values: Mapping[str, Any], settings: LanguageSettings) -> Iterator[Failure]:
     code, confidence = str(values.get("language") or "und"), float(values.get("language_confidence") or 0.0)
     if settings.keep and code not in settings.keep:
-        return "other_language", f"{code} (confidence {confidence:.2f}) is not among {', '.join(settings.keep)}"
+        wanted = ", ".join(settings.keep)
+        yield Failure(LANGUAGE, "other_language", f"{code} (confidence {confidence:.2f}) is not among {wanted}")
     if confidence < settings.min_confidence:
-        return "uncertain_language", f"{code} with {confidence:.2f} is below {settings.min_confidence:g}"
-    return None
+        yield Failure(
+            LANGUAGE, "uncertain_language", f"{code} with {confidence:.2f} is below {settings.min_confidence:g}"
+        )
 
 
 def _shown(value: Label) -> str:
     return f"{value:.4g}" if isinstance(value, float) else repr(value)
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= 80 else text[:77] + "..."
+def shortened(text: str) -> str:
+    """A condition as the name of a reason."""
+    text = " ".join(text.split())
+    return text if len(text) <= 200 else text[:197] + "..."

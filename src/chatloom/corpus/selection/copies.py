@@ -123,11 +123,12 @@ class Chosen:
         place = int(np.searchsorted(self._standing, key))
         return place < len(self._standing) and bool(self._standing[place] == key)
 
-    def kept(self, cluster: str) -> str:
-        """Id of the document that stays of a cluster of which one passed."""
+    def kept(self, cluster: str) -> str | None:
+        """Id of the document that stays of a cluster; None where none passed."""
         key = np.array([id_hash(cluster)], np.uint64)
         clusters, kept = self._kept[int(ranges_of(key, self._parts)[0])]
-        return str(kept[int(np.searchsorted(clusters, key[0]))].as_py())
+        place = int(np.searchsorted(clusters, key[0]))
+        return str(kept[place].as_py()) if place < len(clusters) and clusters[place] == key[0] else None
 
 
 def _load_kept(path: Path) -> tuple[U64, pa.ChunkedArray]:

@@ -29,31 +29,36 @@ def united(spans: Iterable[Sequence[tuple[int, int]]]) -> list[tuple[int, int]]:
     return joined
 
 
-def edited(
-    text: str,
-    cuts: Sequence[tuple[int, int]],
-    replacements: Sequence[tuple[int, int, str]] = (),
-) -> str:
-    """The text without `cuts` and with `replacements` (start, end, by what) made; both sorted, places of the old text.
+def operations(
+    cuts: Sequence[tuple[int, int]], replacements: Sequence[tuple[int, int, str]] = ()
+) -> list[tuple[int, int, str]]:
+    """What is done to a text, as (start, end, what stands there then), sorted and not overlapping.
 
-    A replacement that touches a cut goes with it: what was personal must not stay. Where whole lines were cut, at most
-    one empty line stays behind.
+    `cuts` and `replacements` are sorted, in places of the old text. A replacement that touches a cut goes with it: what
+    was personal must not stay. Of replacements that overlap the first stands for all.
     """
     cuts = united([cuts])
     inside = [r for r in replacements if not any(start < r[1] and r[0] < end for start, end in cuts)]
     touching = [(r[0], r[1]) for r in replacements if any(start < r[1] and r[0] < end for start, end in cuts)]
-    steps = sorted([(start, end, "") for start, end in united([cuts, sorted(touching)])] + list(inside))
+    steps: list[tuple[int, int, str]] = []
+    for start, end, new in sorted([(*cut, "") for cut in united([cuts, sorted(touching)])] + inside):
+        if steps and start < steps[-1][1]:
+            steps[-1] = (steps[-1][0], max(end, steps[-1][1]), steps[-1][2])
+        else:
+            steps.append((start, end, new))
+    return steps
+
+
+def edited(text: str, steps: Sequence[tuple[int, int, str]]) -> str:
+    """The text with `operations` done. Where something was cut out, at most one empty line stays behind."""
     parts: list[str] = []
     place = 0
     for start, end, new in steps:
-        if start < place:  # overlapping replacements: the first one stands for all
-            place = max(place, end)
-            continue
         parts += [text[place:start], new]
         place = end
     parts.append(text[place:])
     result = "".join(parts)
-    return EMPTY_LINES.sub("\n\n", result).strip("\n") if cuts else result
+    return EMPTY_LINES.sub("\n\n", result).strip("\n") if any(not new for _, _, new in steps) else result
 
 
 def redactions(

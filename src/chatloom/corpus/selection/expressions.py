@@ -68,6 +68,12 @@ class Expression:
                 raise ExpressionError(f"`{text}`: there is no label `{name}`; {hint}")
         return cls(text, frozenset(found))
 
+    def parts(self) -> list[Expression]:
+        """What `and` ties together at the top: the expression holds where all of them do."""
+        tree, text = _tree(self.text), self.text.strip()
+        found = [ast.get_source_segment(text, node) or "" for node in _conjuncts(tree)]
+        return [Expression.parse(" ".join(part.split("\n"))) for part in found] if len(found) > 1 else [self]
+
     def evaluate(self, values: Mapping[str, Any]) -> Value:
         """The value for one document's labels; raises ExpressionError for a missing label or mixed types."""
         return OneRow(self.text, values).value(_tree(self.text))
@@ -111,6 +117,12 @@ def _tree(text: str) -> ast.expr:
         raise ExpressionError(f"`{text}`: cannot be read{place}: {error.msg}") from None
     except (ValueError, RecursionError, MemoryError) as error:
         raise ExpressionError(f"the expression cannot be read: {error or type(error).__name__}") from None
+
+
+def _conjuncts(node: ast.expr) -> list[ast.expr]:
+    if isinstance(node, ast.BoolOp) and isinstance(node.op, ast.And):
+        return [part for value in node.values for part in _conjuncts(value)]
+    return [node]
 
 
 class _Check:

@@ -1,12 +1,13 @@
 """The passes of a selection over the shards, and the choice of copies between them.
 
-`write_verdicts` judges each document; of each cluster of copies one is chosen that stays (`copies.py`), among those
-that passed everything else, so that a good copy is never lost for a bad one; `write_selected` writes what stays, with
-its cuts and redactions made, and what goes with its reason.
+`write_verdicts` judges each document and surveys them for the report; of each cluster of copies one is chosen that
+stays (`copies.py`), among those that passed everything else, so that a good copy is never lost for a bad one;
+`write_selected` writes what stays, with its cuts and redactions made, what goes with its reason, and the tally of both.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,23 +18,24 @@ import pyarrow.parquet as pq
 
 from chatloom.corpus.columns import read_labelled
 from chatloom.corpus.engine.steps import Step, Task
-from chatloom.corpus.labellers.personal_data import KINDS
 from chatloom.corpus.record import Document, DocumentWriter, Dropped, DroppedWriter
-from chatloom.corpus.selection.choice import COPIES, EDITS, Judge, SelectionSettings
-from chatloom.corpus.selection.copies import BOOK, BOOK_SHARE, CLUSTER, COPY_OF, STANDING, Candidates, Chosen
-from chatloom.corpus.selection.edits import edited, pairs, redactions, united
-from chatloom.corpus.split import HELD_OUT, TRAIN, split_value
+from chatloom.corpus.report.columns import LabelColumn
+from chatloom.corpus.report.counting import Counting, CountTokens
+from chatloom.corpus.report.survey import FRAME, Survey, read_frame
+from chatloom.corpus.report.tally import write_tally
+from chatloom.corpus.selection.choice import Failure, Judge, SelectionSettings
+from chatloom.corpus.selection.copies import CLUSTER, STANDING, Candidates, Chosen
+from chatloom.corpus.selection.decisions import Decider, Decision
 from chatloom.errors import ChatloomError
+from chatloom.tokens.vocabulary import Vocabulary
 
-HERE, CHOICE = "chatloom.corpus.selection.tasks", "chatloom.corpus.selection.copies"
-VERDICTS = "verdicts"
+HERE, CHOICE, REPORT = "chatloom.corpus.selection.tasks", "chatloom.corpus.selection.copies", "chatloom.corpus.report"
+VERDICTS, TALLIES = "verdicts", "tallies"
 EXCERPT = 2000  # characters of a document that goes; its whole text stays in the documents artifact
 SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
-        pa.field("step", pa.string()),
-        pa.field("reason", pa.string()),
-        pa.field("detail", pa.string()),
+        pa.field("failures", pa.list_(pa.struct([(name, pa.string()) for name in ("step", "reason", "detail")]))),
         pa.field("weight", pa.float64(), nullable=False),
     ]
 )
@@ -49,17 +51,26 @@ def selection_steps(
     folder: Path,
     scratch: Path,
     seed: int,
-    labels: Mapping[str, str],
+    labels: Sequence[LabelColumn],
+    vocabulary: Path | None = None,
     ranges: int = 1,
 ) -> list[Step]:
     """All steps in order; the last writes into `folder`, the others into `scratch`.
 
-    `columns` are the folders of label columns, `labels` the types of those that stay with the documents.
+    `columns` are the folders of label columns, `labels` what they hold; a `vocabulary` counts tokens.
     """
     judged, chosen = scratch / VERDICTS, scratch / "copies"
-    shared = {"settings": settings.everything(), "parts": ranges}
+    kinds = {label.name: label.kind for label in labels}
+    shared = {"settings": settings.everything(), "seed": seed, "parts": ranges, "kinds": kinds}
     stems = {"folder": str(judged), "shards": [shard.stem for shard in shards]}
-    more = {"verdicts": str(judged), "copies": str(chosen), "seed": seed, "labels": dict(labels)}
+    more = {
+        "verdicts": str(judged),
+        "copies": str(chosen),
+        "frame": str(scratch / FRAME),
+        "labels": {label.name: label.type for label in labels if label.plain},
+        "names": {label.name: dict(label.names) for label in labels if label.names},
+        "vocabulary": None if vocabulary is None else str(vocabulary),
+    }
 
     def by_shard(step: str, into: Path, function: str, arguments: Mapping[str, Any]) -> Step:
         tasks = [
@@ -74,8 +85,10 @@ def selection_steps(
 
     standing = {**stems, "parts": ranges, "standing": str(chosen / f"{STANDING}.npy")}
     kept = [Task(f"{part:05d}", f"{CHOICE}:write_kept", {**standing, "part": part}) for part in range(ranges)]
+    survey = Task("all", f"{REPORT}.survey:write_frame", {**stems, "kinds": kinds, "seed": seed})
     return [
         by_shard(f"{name}, verdicts", judged, "write_verdicts", shared),
+        Step(f"{name}, survey of all", scratch, [survey]),
         Step(f"{name}, books that stay", chosen, [Task(STANDING, f"{CHOICE}:write_standing", stems)]),
         Step(f"{name}, copies that stay", chosen, kept),
         by_shard(name, folder, "write_selected", {**shared, **more}),
@@ -83,14 +96,14 @@ def selection_steps(
 
 
 def write_verdicts(arguments: Mapping[str, Any], folder: Path) -> dict[str, int]:
-    """The first task: `verdicts/<shard>`, one row a document, and what the choice of copies needs.
+    """The first task: `verdicts/<shard>`, one row a document, what the choice of copies needs, and the survey.
 
-    `arguments`: shard, columns, settings, parts (ranges of clusters).
+    `arguments`: shard, columns, settings, seed, parts (ranges of clusters), kinds (of the labels, see `survey`).
     """
     shard, settings = Path(arguments["shard"]), SelectionSettings.parse(arguments["settings"], where="selection")
     judge_of: Judge | None = None
     counts = {"documents": 0, "passed": 0}
-    candidates = Candidates()
+    candidates, survey = Candidates(), Survey(arguments["kinds"], arguments["seed"])
     (folder / VERDICTS).mkdir()
     with pq.ParquetWriter(folder / VERDICTS / shard.name, SCHEMA, compression="zstd") as writer:
         for documents in read_labelled(shard, map(Path, arguments["columns"])):
@@ -98,8 +111,9 @@ def write_verdicts(arguments: Mapping[str, Any], folder: Path) -> dict[str, int]
             rows = []
             for document in documents:
                 verdict = judge_of.verdict(document)
-                rows.append({"id": document.id, **vars(verdict)})
-                if verdict.step is None:
+                failures = [dict(vars(failure)) for failure in verdict.failures]
+                rows.append({"id": document.id, "failures": failures, "weight": verdict.weight})
+                if not failures:
                     counts["passed"] += 1
                     if settings.copies == "one":
                         clustered = document.labels.get(CLUSTER) is not None
@@ -107,24 +121,35 @@ def write_verdicts(arguments: Mapping[str, Any], folder: Path) -> dict[str, int]
                         candidates.add(document.id, document.labels, wanted)
             counts["documents"] += len(rows)
             writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
+            survey.add(documents)
     candidates.write(folder, shard.stem, arguments["parts"])
+    survey.write(folder, shard.stem)
     return counts
 
 
 def write_selected(arguments: Mapping[str, Any], folder: Path) -> dict[str, int]:
-    """The last task: `shards/<shard>` and `dropped/<shard>`; returns counts by step, reason, language and split.
+    """The last task: `shards/<shard>`, `dropped/<shard>`, the tally; counts by step, reason, language and split.
 
-    `arguments`: shard, columns, settings, parts, verdicts and copies (the folders of these steps), seed, labels
-    (name -> Arrow type of those that stay with the documents).
+    `arguments`: shard, columns, settings, seed, parts, verdicts and copies (the folders of these steps), frame (the
+    folder of the survey of all), labels (name -> Arrow type of those that stay with the documents), kinds and names (of
+    the labels, see `Counting`), vocabulary (a folder, or None).
     """
     shard, settings = Path(arguments["shard"]), SelectionSettings.parse(arguments["settings"], where="selection")
     copies = Path(arguments["copies"])
-    chosen = Chosen(copies / f"{STANDING}.npy", copies, arguments["parts"])
-    placeholders = {number: settings.redact[kind] for number, kind in KINDS.items() if kind in settings.redact}
+    decider = Decider(settings, Chosen(copies / f"{STANDING}.npy", copies, arguments["parts"]), arguments["seed"])
+    counting = Counting(
+        read_frame(Path(arguments["frame"])),
+        arguments["kinds"],
+        arguments["names"],
+        settings.cut,
+        decider.placeholders,
+        arguments["seed"],
+        _token_counter(arguments["vocabulary"]) if arguments["vocabulary"] else None,
+    )
     verdict_file = Path(arguments["verdicts"]) / VERDICTS / shard.name
     verdicts = _rows(verdict_file)
     counts: dict[str, int] = {}
-    for name in ("shards", "dropped"):
+    for name in ("shards", "dropped", TALLIES):
         (folder / name).mkdir()
     labels = {name: pa.type_for_alias(kind) for name, kind in arguments["labels"].items()} | ADDED
     with (
@@ -132,74 +157,54 @@ def write_selected(arguments: Mapping[str, Any], folder: Path) -> dict[str, int]
         DroppedWriter(folder / "dropped" / shard.name) as dropped,
     ):
         for documents in read_labelled(shard, map(Path, arguments["columns"])):
+            decisions = []
             for document in documents:
                 row = next(verdicts)
                 if row["id"] != document.id:
                     raise ChatloomError(f"{verdict_file}: does not fit {shard.name}; run the stage again")
-                outcome = _outcome(document, row, chosen, settings, placeholders, arguments["seed"])
-                if isinstance(outcome, Dropped):
-                    dropped.add(outcome)
-                    _count(counts, f"removed|{outcome.stage}|{outcome.reason}|{outcome.language}", len(document.text))
+                failures = [Failure(**failure) for failure in row["failures"]]
+                decision = decider.decide(document, failures, row["weight"])
+                decisions.append(decision)
+                stays = decision.stays
+                if stays is None:
+                    gone = _dropped(decision)
+                    dropped.add(gone)
+                    _count(counts, f"removed|{gone.stage}|{gone.reason}|{gone.language}", len(document.text))
                 else:
-                    plain = {name: value for name, value in outcome.labels.items() if name in labels}
-                    writer.add(replace(outcome, labels=plain))
-                    _count(counts, f"kept|{outcome.labels['split']}|{_language(outcome)}", len(outcome.text))
+                    plain = {name: value for name, value in stays.labels.items() if name in labels}
+                    writer.add(replace(stays, labels=plain))
+                    _count(counts, f"kept|{stays.labels['split']}|{_language(stays)}", len(stays.text))
+            counting.add(decisions)
+    write_tally(counting.finish(), folder / TALLIES, shard.stem)
     return counts
 
 
-def _outcome(
-    document: Document,
-    row: Mapping[str, Any],
-    chosen: Chosen,
-    settings: SelectionSettings,
-    placeholders: Mapping[int, str],
-    seed: int,
-) -> Document | Dropped:
-    if row["step"] is not None:
-        return _dropped(document, row["step"], row["reason"], row["detail"])
-    if settings.copies == "one" and (copy := _copy(document, chosen)) is not None:
-        return copy
-    try:
-        cuts = united(pairs(_spans(document, name)) for name in settings.cut)
-        new = redactions(_spans(document, "personal_data"), _spans(document, "personal_data_kinds"), placeholders)
-        text = edited(document.text, cuts, new) if cuts or new else document.text
-    except ValueError as error:
-        raise ChatloomError(f"document {document.id!r}: {error}") from None
-    if len(text) < settings.min_characters:
-        return _dropped(document, EDITS, "too_short", f"{len(text)} characters are left of {len(document.text)}")
-    split = document.labels.get("split")
-    if split is None:
-        split = HELD_OUT if split_value(document.id, seed) < settings.held_out_share else TRAIN
-    labels = {**document.labels, "split": split, "weight": row["weight"], "n_characters": len(text)}
-    return replace(document, text=text, labels=labels)
+def _dropped(decision: Decision) -> Dropped:
+    """What goes, with the first reason; of the rules all that object are named."""
+    document, reason = decision.document, decision.failures[0]
+    detail = "; ".join(failure.detail for failure in decision.failures if failure.step == reason.step)
+    text = document.text[:EXCERPT]
+    return Dropped(
+        document.id, reason.step, reason.reason, detail, text, _language(document), document.source, document.url
+    )
 
 
-def _copy(document: Document, chosen: Chosen) -> Dropped | None:
-    """Why a document that passed goes for another one."""
-    labels = document.labels
-    cluster, copy_of, similarity = (labels.get(name) for name in (CLUSTER, COPY_OF, "similarity"))
-    if isinstance(copy_of, str) and chosen.goes_for_book(copy_of):
-        detail = f"{labels.get(BOOK_SHARE):.1%} of its book {labels.get(BOOK)} is in {copy_of}"
-        return _dropped(document, COPIES, BOOK, detail)
-    if isinstance(cluster, str) and (kept := chosen.kept(cluster)) != document.id:
-        like = f", Jaccard similarity to the first of it {similarity:.3f}" if isinstance(similarity, float) else ""
-        kind = str(labels.get("duplicate_kind") or "duplicate")
-        return _dropped(document, COPIES, kind, f"copy of {kept}, cluster {cluster}{like}")
-    return None
+def _token_counter(folder: str) -> CountTokens:
+    vocabulary = _vocabulary(folder)
+
+    def count(texts: Sequence[str]) -> list[int]:
+        return [len(ids) for ids in vocabulary.encode_batch(texts)]
+
+    return count
 
 
-def _spans(document: Document, name: str) -> Sequence[int] | None:
-    value = document.labels.get(name)
-    return value if isinstance(value, list) else None
+@functools.lru_cache(maxsize=1)  # a process does many shards
+def _vocabulary(folder: str) -> Vocabulary:
+    return Vocabulary.load(folder)
 
 
 def _language(document: Document) -> str:
     return str(document.labels.get("language") or "")
-
-
-def _dropped(document: Document, step: str, reason: str, detail: str) -> Dropped:
-    text = document.text[:EXCERPT]
-    return Dropped(document.id, step, reason, detail, text, _language(document), document.source, document.url)
 
 
 def _count(counts: dict[str, int], key: str, characters: int) -> None:

@@ -81,14 +81,15 @@ def _chunks(texts: Sequence[str], languages: Sequence[str]) -> Iterator[tuple[li
             yield rows, by_characters
 
 
-def judge(value: float, language: str, limits: Mapping[str, Limits]) -> str | None:
-    """None if the value may stay, else what was measured and what the limit is.
-
-    Limits are inclusive; a language without its own takes those of `*`, Japanese the Chinese ones (both count
-    characters).
-    """
+def limits_of(language: str, limits: Mapping[str, Limits]) -> Limits:
+    """The limits of a language, without its own those of `*`; Japanese takes the Chinese ones."""
     key = "zh" if language == "ja" and "ja" not in limits else language
-    low, high = limits.get(key, limits.get("*", (None, None)))
+    return limits.get(key, limits.get("*", (None, None)))
+
+
+def judge(value: float, language: str, limits: Mapping[str, Limits]) -> str | None:
+    """None if the value may stay, else what was measured and what the limit is. Limits are inclusive."""
+    low, high = limits_of(language, limits)
     if low is not None and value < low:
         return f"{value:.4g} is below {low:g}"
     if high is not None and value > high:
