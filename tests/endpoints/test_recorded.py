@@ -115,3 +115,35 @@ def test_the_key_of_a_request_is_that_of_all_that_decides_the_reply() -> None:
     assert len({request.key for request in others}) == len(others)
     assert same.key == others[0].key
     assert same.body()["max_completion_tokens"] == 5
+
+
+def test_replies_of_another_file_are_taken_over_once_and_only_those_that_are_asked_for(tmp_path: Path) -> None:
+    other, path = tmp_path / "other.jsonl", tmp_path / "r.jsonl"
+    with Recorded(other) as recorded:
+        for i in range(5):
+            recorded.add(reply(i, "文"))
+        recorded.add_failure(reply(6).key, 500, "oops", 3)
+    before = other.read_bytes()
+    other.write_bytes(before + b'{"key": "00')  # cut off by a kill
+    wanted = {reply(i).key for i in (1, 3, 6)}
+    with Recorded(path) as recorded:
+        recorded.add(reply(3, "mine"))
+        assert [recorded.take_over(other, wanted) for _ in range(2)] == [1, 0]
+        assert recorded.get(reply(1).key) == reply(1, "文")
+        assert recorded.get(reply(3).key) == reply(3, "mine")
+        assert reply(6).key not in recorded
+        assert (len(recorded), recorded.calls, recorded.tokens) == (2, 4, 60)
+    assert other.read_bytes() == before + b'{"key": "00'
+    with Recorded(path) as recorded:
+        assert (len(recorded), recorded.calls) == (2, 4)
+    other.write_bytes(b"{}\n" + before)
+    with Recorded(path) as recorded, pytest.raises(ChatloomError, match=r"other.jsonl, line 1: not a recorded reply"):
+        recorded.take_over(other, wanted)
+
+
+def test_a_record_that_is_opened_twice_counts_its_calls_once(tmp_path: Path) -> None:
+    recorded = Recorded(tmp_path / "r.jsonl")
+    with recorded:
+        recorded.add(reply(1))
+    with recorded:
+        assert (len(recorded), recorded.calls, recorded.tokens) == (1, 2, 30)

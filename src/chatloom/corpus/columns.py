@@ -64,13 +64,14 @@ def write_rows(path: Path, columns: Mapping[str, pa.DataType], rows: Iterable[tu
 def read_labelled(shard: Path, columns: Iterable[Path]) -> Iterator[list[Document]]:
     """Documents of a shard, BATCH at a time, with the labels of all column files of that shard added to their own.
 
-    Raises ChatloomError when a column file is missing, is of other documents, or repeats a label.
+    A column takes the place of a document's own label of that name. Raises ChatloomError when a column file is missing,
+    is of other documents, or repeats another one's label.
     """
     files = list(columns)
     streams = [_rows(file) for file in files]
     batch: list[Document] = []
     for document in read_documents(shard):
-        labels = dict(document.labels)
+        measured: dict[str, Any] = {}
         for file, stream in zip(files, streams):
             row = next(stream, None)
             if row is None or row.pop("id") != document.id:
@@ -78,9 +79,10 @@ def read_labelled(shard: Path, columns: Iterable[Path]) -> Iterator[list[Documen
                 raise ChatloomError(
                     f"{file}: does not fit {shard.name}: at document {document.id!r} it {found}; make the labels again"
                 )
-            if repeated := labels.keys() & row.keys():
+            if repeated := measured.keys() & row.keys():
                 raise ChatloomError(f"{file}: label {min(repeated)!r} is there twice; give it by one labeller only")
-            labels |= row
+            measured |= row
+        labels = {**document.labels, **measured}
         batch.append(
             Document(
                 document.id, document.text, document.source, document.url, document.time, document.metadata, labels

@@ -10,12 +10,12 @@ TRAIN, HELD_OUT = "train", "held_out"
 
 def split_value(cluster: str, seed: int) -> float:
     """A number in [0, 1) that depends on the cluster's name and the seed only (BLAKE2b, keyed)."""
-    return _value("chatloom split", cluster, seed)
+    return keyed_value("chatloom split", cluster, seed)
 
 
 def sample_value(name: str, seed: int) -> float:
     """A number in [0, 1) by which examples are drawn; it is independent of the split."""
-    return _value("chatloom sample", name, seed)
+    return keyed_value("chatloom sample", name, seed)
 
 
 def side_of(document: str, held_out_share: float, seed: int) -> str:
@@ -49,10 +49,11 @@ def sides_of_clusters(
 
 def leader_value(document: str, seed: int) -> float:
     """A number in [0, 1); the document of a cluster that has the lowest is its leader, whose side the cluster has."""
-    return _value("chatloom leader", document, seed)
+    return keyed_value("chatloom leader", document, seed)
 
 
-def _value(purpose: str, name: str, seed: int) -> float:
+def keyed_value(purpose: str, name: str, seed: int) -> float:
+    """A number in [0, 1) that depends on the name, the seed and what it is for only."""
     key = f"{purpose} {seed}".encode()
     digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8, key=key[:64]).digest()
     return int.from_bytes(digest, "big") / 2.0**64

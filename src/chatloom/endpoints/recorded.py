@@ -13,7 +13,7 @@ import fcntl
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -80,9 +80,9 @@ class Recorded:
         start, length = place
         return Reply(**json.loads(os.pread(self._file, length, start)))
 
-    def add(self, reply: Reply) -> None:
-        """Write a reply down and flush it to disk."""
-        start, length = self._append(asdict(reply))
+    def add(self, reply: Reply, *, flush: bool = True) -> None:
+        """Write a reply down, and flush it to disk unless more are to follow at once."""
+        start, length = self._append(asdict(reply), flush=flush)
         with self._lock:
             self._places[bytes.fromhex(reply.key)] = (start, length)
             self._count(reply.attempts, reply.tokens)
@@ -93,7 +93,23 @@ class Recorded:
         with self._lock:
             self._count(attempts, 0)
 
-    def _append(self, values: dict[str, Any]) -> tuple[int, int]:
+    def take_over(self, path: Path, keys: Container[str]) -> int:
+        """Add the replies to these requests that another file has and this one has not; how many.
+
+        The other file is only read; a last line that was cut off is left out. Raises ChatloomError for any other line
+        that is no record.
+        """
+        taken = 0
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                reply = _parsed(path, number, line) if line.endswith(b"\n") else None
+                if isinstance(reply, Reply) and reply.key in keys and reply.key not in self:
+                    self.add(reply, flush=False)
+                    taken += 1
+        os.fsync(self._file)
+        return taken
+
+    def _append(self, values: dict[str, Any], *, flush: bool = True) -> tuple[int, int]:
         line = json.dumps(values, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
         with self._lock:
             start = self._end
@@ -105,7 +121,8 @@ class Recorded:
                 os.ftruncate(self._file, start)  # a full disk: no half line may stand before the next one
                 raise
             self._end += len(line)
-        os.fsync(self._file)
+        if flush:
+            os.fsync(self._file)
         return start, len(line)
 
     def _count(self, attempts: int, tokens: int) -> None:
@@ -113,20 +130,15 @@ class Recorded:
         self.tokens += tokens
 
     def _read(self) -> None:
+        self.calls = self.tokens = self.torn = 0
+        self._places.clear()
         for number, (start, line) in enumerate(self._lines(), 1):
-            try:
-                values = json.loads(line)
-                if "failed" in values:
-                    self._count(int(values["attempts"]), 0)
-                    continue
-                reply = Reply(**values)
-                self._places[bytes.fromhex(reply.key)] = (start, len(line))
-                self._count(reply.attempts, reply.tokens)
-            except (ValueError, TypeError, KeyError) as error:
-                raise ChatloomError(
-                    f"{self.path}, line {number}: not a recorded reply ({type(error).__name__}); the file was changed "
-                    "or damaged: delete this line, and its call will be made again"
-                ) from None
+            reply = _parsed(self.path, number, line)
+            if isinstance(reply, int):
+                self._count(reply, 0)
+                continue
+            self._places[bytes.fromhex(reply.key)] = (start, len(line))
+            self._count(reply.attempts, reply.tokens)
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
         """Whole lines with their places; what is behind the last line end is cut off."""
@@ -141,3 +153,19 @@ class Recorded:
             self.torn = len(rest)
             os.ftruncate(self._file, place)
             os.fsync(self._file)
+
+
+def _parsed(path: Path, number: int, line: bytes) -> Reply | int:
+    """The reply of a line, or the calls of a failure; raises ChatloomError for anything else."""
+    try:
+        values = json.loads(line)
+        if "failed" in values:
+            return int(values["attempts"])
+        reply = Reply(**values)
+        bytes.fromhex(reply.key)
+        return reply
+    except (ValueError, TypeError, KeyError) as error:
+        raise ChatloomError(
+            f"{path}, line {number}: not a recorded reply ({type(error).__name__}); the file was changed or damaged: "
+            "delete this line, and its call will be made again"
+        ) from None
