@@ -20,6 +20,7 @@ MODULES: dict[str, tuple[str, str]] = {
     "labels": ("chatloom.stages.labels", "documents -> columns of labels beside them"),
     "duplicates": ("chatloom.stages.duplicates", "documents -> which are copies, and the split"),
     "selection": ("chatloom.stages.selection", "documents + labels + copies -> the documents that stay"),
+    "synthetic": ("chatloom.stages.synthetic", "documents -> topics -> a model's texts about them"),
     "questions": ("chatloom.stages.questions", "cleaned documentation -> questions, answers, pairs and tests"),
     "dialogues": ("chatloom.stages.dialogues", "files of conversations and pairs -> one split by prompt"),
     "tokenizer": ("chatloom.stages.tokenizer", "documents -> vocabulary, by BPE, Unigram or WordPiece"),

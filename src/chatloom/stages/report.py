@@ -19,6 +19,7 @@ from chatloom.reporting.html import Html
 from chatloom.reporting.panels import metric_figures
 from chatloom.reporting.plots import Line
 from chatloom.reporting.report import Section, render_report
+from chatloom.reporting.synthetic import replies_funnel
 from chatloom.reporting.tables import Column, render_html
 from chatloom.settings import Settings
 from chatloom.stage import Context, Input, Stage
@@ -76,6 +77,7 @@ def run(context: Context) -> None:
             _alignment(run_),
             _answers(run_),
             _corpus(run_),
+            _synthetic(run_),
             *(_training(run_, stage) for stage in ("pretrain", "sft")),
             _tokens(run_, settings.n_token_views),
             _pairs(run_),
@@ -257,6 +259,11 @@ def _corpus(run_: Run) -> Section | None:
     if tokenizer is not None:
         shown.append(blocks.details("Vocabulary", blocks.pairs(dict(tokenizer.metrics))))
     return Section("Corpus", "语料", shown)
+
+
+def _synthetic(run_: Run) -> Section | None:
+    shown = [replies_funnel(_json(item, "report.json"), item.name) for item in run_.of("synthetic")]
+    return Section("Synthetic text", "合成文本", shown) if shown else None
 
 
 def _training(run_: Run, stage: str) -> Section | None:
