@@ -159,10 +159,11 @@ def _train(context: Context, trainers: Mapping[str, QualityTrainer]) -> dict[str
             f"({found or 'no text at all'}); give more texts, or lower `classifier.min_texts`"
         )
     trained = {}
-    with progress(None, unit="steps", label=f"{context.name}: training", quiet=context.quiet) as bar:
+    n_fits = len(enough) * (context.settings.classifier.folds + 1)
+    with progress(n_fits, unit="fits", label=f"{context.name}: training", quiet=context.quiet) as bar:
         for language, trainer in enough.items():
             try:
-                trained[language] = trainer.finish(lambda loss: bar.advance(1, loss=loss))
+                trained[language] = trainer.finish(lambda fits, loss: bar.advance(fits, loss=loss))
             except ChatloomError as error:
                 raise ChatloomError(f"stage `{context.name}`: {language}: {error}") from None
     left_out = {name: list(trainer.n_texts) for name, trainer in sorted(trainers.items()) if name not in enough}

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from chatloom.corpus.ngrams.counts import chunks
-from chatloom.corpus.quality.classifier import QualityClassifier, margins, sigmoid
+from chatloom.corpus.quality.classifier import QualityClassifier, sigmoid
 from chatloom.corpus.quality.features import windows_of
 from chatloom.corpus.quality.lbfgs import minimise
 from chatloom.corpus.split import split_value
@@ -33,6 +33,9 @@ from chatloom.settings import Settings
 F64 = NDArray[np.float64]
 CHUNK_ENTRIES = 1 << 22
 MAX_SHARED = 0.5
+# A step that gains less than this share of the loss is the last. On texts that were held out, what follows is no better
+# (Wikipedia against crawl: AUC 0.935 for 1e-6, 0.939 for 3e-3; the log loss is lower too) and takes most of the time.
+TOLERANCE = 3e-3
 
 
 class ClassifierSettings(Settings):
@@ -47,7 +50,7 @@ class ClassifierSettings(Settings):
     l2: float = Field(0.003, gt=0, description="penalty on large weights, for a sum of weights of 1 a window")
     folds: int = Field(5, ge=2, le=20, description="parts for cross-fitting; each is scored by the others' classifier")
     max_texts: int = Field(
-        100_000, ge=100, description="texts of a class to learn from; of more, those whose hashed ids are smallest"
+        20_000, ge=100, description="texts of a class to learn from; of more, those whose hashed ids are smallest"
     )
     min_texts: int = Field(50, ge=10, description="a class with fewer different texts is refused")
     max_steps: int = Field(200, ge=1, description="steps of the optimiser at most")
@@ -118,9 +121,10 @@ class QualityTrainer:
             edges = itertools.pairwise(found.units.offsets.tolist())
             self._contents += [_content(found.units.hashes[a:b]) for a, b in edges]
 
-    def finish(self, advance: Callable[[float], None] = lambda _: None) -> Trained:
-        """Train with cross-fitting, then on everything.
+    def finish(self, advance: Callable[[int, float], None] = lambda _, __: None) -> Trained:
+        """Train with cross-fitting, then on everything: `folds` + 1 fits.
 
+        `advance` is told how many more fits are done (0: a step of one) and the loss a window.
         Raises ChatloomError for a class with too few texts, and for classes that hold the same texts.
         """
         settings = self.settings
@@ -180,7 +184,7 @@ class QualityTrainer:
         owners: NDArray[np.int64],
         truths: NDArray[np.bool_],
         used: NDArray[np.bool_],
-        advance: Callable[[float], None],
+        advance: Callable[[int, float], None],
     ) -> F64:
         """Weights of the buckets that occur, and the bias, from the texts that are `used`: [seen + 1]."""
         sample = balanced(owners, truths, used)
@@ -197,8 +201,11 @@ class QualityTrainer:
             value = float(sample @ np.logaddexp(0.0, -agreement)) + l2 / 2 * float(weights @ weights)
             return value, gradient
 
-        start = np.zeros(len(rows.seen) + 1)
-        place, _ = minimise(loss, start, max_steps=self.settings.max_steps, advance=advance)
+        start, steps, windows = np.zeros(len(rows.seen) + 1), self.settings.max_steps, float(sample.sum())
+        place, value = minimise(
+            loss, start, max_steps=steps, tolerance=TOLERANCE, advance=lambda value: advance(0, value / windows)
+        )
+        advance(1, value / windows)
         return place
 
 
@@ -250,9 +257,8 @@ class _Rows:
         """X w: [windows]."""
         result = np.zeros(len(self._sizes))
         for first, last, start, stop in self._parts:
-            own = np.repeat(np.arange(last - first), self._sizes[first:last])
-            result[first:last] = margins(own, weights[self._entries[start:stop]], last - first)
-        return result
+            result[first:last] = sums(weights[self._entries[start:stop]], self._sizes[first:last])
+        return result * self._values
 
     def transposed(self, errors: F64) -> F64:
         """X^T e: [seen]."""
@@ -261,6 +267,14 @@ class _Rows:
             each = np.repeat(errors[first:last] * self._values[first:last], self._sizes[first:last])
             result += np.bincount(self._entries[start:stop], each, len(self.seen))
         return result
+
+
+def sums(values: F64, sizes: NDArray[np.int64]) -> F64:
+    """Sums of stretches of these sizes, one after the other: [sizes]; 0 for a size of 0."""
+    result, there = np.zeros(len(sizes)), sizes > 0
+    if there.any():
+        result[there] = np.add.reduceat(values, (np.cumsum(sizes) - sizes)[there])
+    return result
 
 
 def balanced(owners: NDArray[np.int64], truths: NDArray[np.bool_], used: NDArray[np.bool_]) -> F64:
