@@ -44,7 +44,7 @@ class TrainSettings(Settings):
     optimizer: Inner = Field(Inner(), description="How to step.")
     seconds_a_step: float = runtime(0.0, description="Time that a step takes.")
     die_at: int = runtime(-1, description="Kill this process with SIGKILL before this step.")
-    fail_with: str = runtime("", description="`chatloom`, `disk`, `disk text` or `bug`: raise that.")
+    fail_with: str = runtime("", description="`chatloom`, `disk`, `disk text`, `gone`, `memory` or `bug`.")
 
 
 class JudgeSettings(Settings):
@@ -74,6 +74,10 @@ def train(context: Context) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if settings.fail_with == "disk text":
             raise RuntimeError("I/O error: No space left on device (os error 28)")
+        if settings.fail_with == "gone":
+            Path("page-that-was-there.html").read_bytes()
+        if settings.fail_with == "memory":
+            raise MemoryError
         if settings.fail_with == "bug":
             raise ZeroDivisionError("a mistake in the program")
         time.sleep(settings.seconds_a_step)

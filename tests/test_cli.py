@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import typer
 import yaml
 
 from chatloom import __version__, artifact, recipe, stages
@@ -416,6 +419,27 @@ def test_chat_remembers_and_forgets(shell: Shell, talker: None, monkeypatch: pyt
     assert shell.out.splitlines() == ["u 0", "uau 1", "u 0"]
     assert "does not fit the context" in shell.err
     assert "there is no command /nonsense" in shell.err
+
+
+def test_a_result_that_cannot_be_written_is_an_error_and_a_closed_pipe_is_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(typer.Exit) as ended:
+        frame.handled(full)()
+    assert ended.value.exit_code == 1
+    assert "error: standard output cannot be written to (No space left on device)" in capsys.readouterr().err
+    reading, writing = os.pipe()
+    os.close(reading)
+    pipe = open(writing, "w", encoding="utf-8")  # noqa: SIM115 - closing it fails, as it should
+    monkeypatch.setattr("sys.stdout", pipe)
+    with pytest.raises(typer.Exit) as ended:
+        frame.handled(lambda: frame.console().print("a result"))()
+    assert ended.value.exit_code == 0
+    with pytest.raises(BrokenPipeError):
+        pipe.close()
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------

@@ -616,6 +616,34 @@ def test_a_full_disk_ends_in_a_sentence_and_the_run_goes_on_after_it(tmp_path: P
     assert artifact.load(tmp_path / "base", verify=True).metrics == {"steps": 3}
 
 
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [("gone", "page-that-was-there.html: is not there any more; put it back"), ("memory", "needs more memory than")],
+)
+def test_what_the_machine_lacks_is_told_in_a_sentence_that_says_how_to_go_on(
+    tmp_path: Path, how: str, message: str
+) -> None:
+    with pytest.raises(StageFailed, match=f"stage `base`: .*{message}.* run the same command to go on"):
+        recipe.run(from_values(changed(base={"fail_with": how})), tmp_path, quiet=True)
+    recipe.run(from_values(RECIPE), tmp_path, quiet=True)
+    assert artifact.load(tmp_path / "base", verify=True).metrics == {"steps": 3}
+
+
+def test_a_file_that_may_not_be_read_is_named_by_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / "page.html"
+    page.write_text("words", encoding="utf-8")
+
+    def refuse(path: Path) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(artifact, "sha256_file", refuse)
+    graph = from_values(changed(pages={"pages": {"path": str(page)}}))
+    with pytest.raises(
+        artifact.ArtifactError, match=r"page\.html: cannot be read \(Permission denied\); give the right"
+    ):
+        recipe.plan(graph, tmp_path / "out", measure=False)
+
+
 def test_a_really_full_disk_ends_in_a_sentence(tmp_path: Path, fakes: ModuleType) -> None:
     # RLIMIT_FSIZE lets no file grow beyond a size, which is as near to a full disk as a test without root comes.
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(changed(pages={"text": "x" * 50_000})), encoding="utf-8")

@@ -40,6 +40,11 @@ def hang(arguments: Mapping[str, Any], folder: Path) -> dict[str, int]:
     return count_words(arguments, folder)
 
 
+def eat_memory(arguments: Mapping[str, Any], folder: Path) -> dict[str, int]:
+    """Wants 64 GB."""
+    return {"bytes": len(bytearray(64 << 30))}
+
+
 def tell_process(arguments: Mapping[str, Any], folder: Path) -> dict[str, int]:
     """Writes which process it runs in."""
     (folder / f"{arguments['key']}.txt").write_text(str(os.getpid()), encoding="utf-8")

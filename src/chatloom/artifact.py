@@ -151,9 +151,19 @@ def load(path: Path, *kinds: str, verify: bool = False) -> Artifact:
             raise ArtifactError(f"{path}: `{name}` is missing; make the artifact again")
         if file.stat().st_size != entry["bytes"]:
             raise ArtifactError(f"{file}: has {file.stat().st_size} bytes, the manifest says {entry['bytes']}")
-        if verify and sha256_file(file) != entry["sha256"]:
-            raise ArtifactError(f"{file}: content differs from the manifest's sha256; the file was changed or damaged")
-    return Artifact(path, manifest)
+    found = Artifact(path, manifest)
+    return verified(found) if verify else found
+
+
+def verified(found: Artifact) -> Artifact:
+    """The same artifact, once every file's sha256 is as its manifest says; raises ArtifactError for one that is not."""
+    for name, entry in found.manifest["files"].items():
+        if sha256_file(found.path / name) != entry["sha256"]:
+            raise ArtifactError(
+                f"{found.path / name}: content differs from the manifest's sha256; the file was changed or damaged: "
+                "make the artifact again"
+            )
+    return found
 
 
 def partial_of(path: Path) -> Path:

@@ -197,6 +197,6 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "")
 
 
 def digest(value: Any) -> str:
-    """Hex sha256 of the canonical JSON of a value (sorted keys, no spaces)."""
+    """Hex sha256 of the canonical JSON of a value (sorted keys, no spaces); file names may be no text."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()

@@ -68,3 +68,14 @@ def test_what_is_no_file_of_documents_is_refused_in_a_sentence(tmp_path: Path) -
     pq.write_table(pa.table({"words": ["a"]}), tmp_path / "other.parquet")
     with pytest.raises(ChatloomError, match=r"no column id, text.*found \['words'\]"):
         next(read_documents(tmp_path / "other.parquet"))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.999])
+def test_a_flipped_bit_is_found_when_the_file_is_read(tmp_path: Path, share: float) -> None:
+    path = tmp_path / "d.parquet"
+    write_documents(path, [Document(str(i), f"{i} " * 50) for i in range(200)], {})
+    data = bytearray(path.read_bytes())
+    data[int(share * (len(data) - 1))] ^= 0x10
+    path.write_bytes(data)
+    with pytest.raises(ChatloomError, match=r"d\.parquet: not a readable Parquet file, or a damaged one"):
+        list(read_documents(path))

@@ -176,6 +176,49 @@ def test_a_document_that_kills_its_labeller_loses_its_labels_only(
     assert chosen.metrics["documents"] == 11
 
 
+@pytest.mark.parametrize("wrong", ["'many'", "1 << 70", "[1]"])
+def test_a_label_of_the_wrong_type_costs_that_document_only(
+    pages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    folder = tmp_path / "own"
+    folder.mkdir()
+    name = f"own_wrong_{abs(hash(wrong))}"
+    body = f"def size(document) -> int:\n    return {wrong} if document.id == 'zh-3' else len(document.text)\n"
+    (folder / f"{name}.py").write_text(body, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.syspath_prepend(str(folder))
+    texts = documents(pages, tmp_path / "run")
+    labels = make("labels", tmp_path / "run", {"documents": texts}, labellers={"size": {"use": f"{name}:size"}})
+    (reason,) = [json.loads(line)["reason"] for line in (labels.path / "quarantine.jsonl").open(encoding="utf-8")]
+    assert reason.startswith("document zh-3: labelling ValueError: labeller `size` gives size = ")
+    assert labels.metrics["quarantined"] == 1
+
+
+def test_labels_that_were_made_before_an_interruption_go_on_being_counted(
+    pages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "own"
+    folder.mkdir()
+    body = "def size(document) -> int:\n    return len(document.text) // (document.id != 'zh-3')\n"
+    (folder / "own_divider.py").write_text(body, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.syspath_prepend(str(folder))
+    texts = documents(pages, tmp_path / "run")
+    how: dict[str, Any] = {"labellers": {"length": {}, "size": {"use": "own_divider:size"}}}
+
+    def stop(folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("chatloom.stages.labels.gather_quarantine", stop)  # all columns are there, the manifest is not
+        with pytest.raises(recipe.Stopped):
+            make("labels", tmp_path / "run", {"documents": texts}, **how)
+    labels = make("labels", tmp_path / "run", {"documents": texts}, **how)
+    assert labels.metrics["labelled"] == ["length", "size"]
+    assert labels.metrics["taken_over"] == []
+    assert labels.metrics["quarantined"] == 1
+
+
 @pytest.mark.parametrize(
     ("labellers", "match"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import shlex
 import sys
@@ -28,9 +29,19 @@ Set = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")]
 
 
+_UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
+
+
+class _Console(Console):
+    """Leaves a closed pipe to `handled`; rich would end the process with status 1."""
+
+    def on_broken_pipe(self) -> None:
+        raise  # rich calls it where it has caught the BrokenPipeError
+
+
 def console(*, error: bool = False) -> Console:
     """Standard output, or standard error, as they are now (tests replace them)."""
-    return Console(stderr=error, highlight=False)
+    return _Console(stderr=error, highlight=False)
 
 
 def handled(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
@@ -57,6 +68,12 @@ def handled(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
             # `chatloom inspect ... | head`: the reader has seen enough. Nothing may be flushed into the closed pipe.
             sys.stdout = None
             raise typer.Exit(0) from None
+        except OSError as error:
+            if error.filename is not None or error.errno not in _UNWRITABLE:
+                raise
+            sys.stdout = None
+            complain(f"standard output cannot be written to ({error.strerror}); what was made is there")
+            raise typer.Exit(1) from None
 
     return run
 

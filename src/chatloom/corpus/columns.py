@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from chatloom.corpus.record import Document, _open, read_documents
+from chatloom.corpus.record import ON_DISK, Document, open_table, read_documents
 from chatloom.errors import ChatloomError
 
 BATCH = 256
@@ -31,7 +31,7 @@ class ColumnWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
         fields = [pa.field("id", pa.string(), nullable=False)]
         self._schema = pa.schema(fields + [pa.field(name, kind) for name, kind in columns.items()])
-        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
+        self._writer = pq.ParquetWriter(path, self._schema, **ON_DISK)
         self._path = path
 
     def add(self, documents: Sequence[Document], labels: Sequence[Mapping[str, Any]]) -> None:
@@ -99,6 +99,6 @@ def read_labelled(shard: Path, columns: Iterable[Path]) -> Iterator[list[Documen
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    with _open(path) as file:
+    with open_table(path) as file:
         for part in file.iter_batches(batch_size=1024):
             yield from part.to_pylist()

@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from chatloom.artifact import sha256_tree
 from chatloom.corpus.columns import ColumnWriter, read_labelled
 from chatloom.corpus.documents import QUARANTINE
@@ -170,7 +172,22 @@ def _quickly(chosen: Sequence[Chosen]) -> Any:
 def label_one(document: Document, chosen: Sequence[Chosen]) -> dict[str, dict[str, Any]]:
     """Labels of a single document: what a child process is asked for when a shard must be done carefully."""
     labellers = _built(tuple(json.dumps(asdict(item), sort_keys=True) for item in chosen))
-    return {name: rows[0] for name, rows in label_documents([document], labellers).items()}
+    labels = {name: rows[0] for name, rows in label_documents([document], labellers).items()}
+    for name, labeller in labellers.items():
+        _check(name, labels[name], labeller.columns)
+    return labels
+
+
+def _check(name: str, labels: Mapping[str, Any], columns: Mapping[str, pa.DataType]) -> None:
+    """Raise ValueError where the labels of a document are not what their labeller declares."""
+    if set(labels) != set(columns):
+        raise ValueError(f"labeller `{name}` gives {sorted(labels)}, declared are {sorted(columns)}")
+    for column, kind in columns.items():
+        try:
+            pa.array([labels[column]], kind)
+        except (pa.ArrowException, OverflowError, TypeError, ValueError):
+            given = f"{labels[column]!r:.60}"
+            raise ValueError(f"labeller `{name}` gives {column} = {given}, declared is {kind}") from None
 
 
 @functools.cache  # a child is asked for one set of labellers, thousands of times

@@ -6,6 +6,8 @@ label), `dropped/` (text and reason) or `quarantine.jsonl` (file, line, reason).
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -23,6 +25,10 @@ LABEL = "label_"
 SHARDS = "shards"
 ROW_GROUP_ROWS = 4096
 ROW_GROUP_CHARACTERS = 32_000_000  # bounds the memory of a writer and of a reader, whatever the documents' lengths
+ON_DISK: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}  # a flipped bit is found when it is read
+
+# Arrow says so in many ways: also as ValueError (ArrowInvalid) and as an error of the system without a number.
+DAMAGE = (pa.ArrowException, OSError)
 
 DOCUMENT_FIELDS = [
     pa.field("id", pa.string(), nullable=False),
@@ -88,7 +94,7 @@ class ParquetWriter:
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self.rows = 0
         self._schema = schema
-        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
+        self._writer = pq.ParquetWriter(path, schema, **ON_DISK)
         self._buffer: list[dict[str, Any]] = []
         self._characters = 0
 
@@ -173,8 +179,7 @@ def read_documents(path: Path) -> Iterator[Document]:
 
     Raises ChatloomError for a missing file, one that is not Parquet, or one without a document's columns.
     """
-    file = _open(path)
-    with file:
+    with open_table(path) as file:
         names = file.schema_arrow.names
         missing = [field.name for field in DOCUMENT_FIELDS if field.name not in names]
         if missing:
@@ -192,7 +197,7 @@ def read_fields(path: Path, *names: str) -> Iterator[tuple[Any, ...]]:
 
     Raises ChatloomError as `read_documents` does.
     """
-    with _open(path) as file:
+    with open_table(path) as file:
         missing = sorted(set(names) - set(file.schema_arrow.names))
         if missing:
             found = file.schema_arrow.names
@@ -203,17 +208,42 @@ def read_fields(path: Path, *names: str) -> Iterator[tuple[Any, ...]]:
 
 def read_dropped(path: Path) -> Iterator[Dropped]:
     """Dropped pages of a Parquet file in order; raises ChatloomError as `read_documents` does."""
-    with _open(path) as file:
+    with open_table(path) as file:
         if file.schema_arrow.names != DROPPED_SCHEMA.names:
             raise ChatloomError(f"{path}: not a file of dropped pages; found columns {file.schema_arrow.names}")
         for batch in file.iter_batches(batch_size=256):
             yield from (Dropped(**row) for row in batch.to_pylist())
 
 
-def _open(path: Path) -> pq.ParquetFile:
+def count_rows(files: Iterable[Path]) -> int:
+    """Rows of Parquet files together; raises ChatloomError as `open_table` does."""
+    total = 0
+    for path in files:
+        with open_table(path) as file:
+            total += file.metadata.num_rows
+    return total
+
+
+def schema_of(path: Path) -> pa.Schema:
+    """Columns of a Parquet file; raises ChatloomError as `open_table` does."""
+    with open_table(path) as file:
+        return file.schema_arrow
+
+
+@contextlib.contextmanager
+def open_table(path: Path) -> Iterator[pq.ParquetFile]:
+    """A Parquet file of an artifact, to be read in a `with`; the checksums of its pages are compared.
+
+    Raises ChatloomError that names the file where it is missing, is no Parquet file, or is damaged.
+    """
     if not path.is_file():
         raise ChatloomError(f"{path}: no such file; give a shard that the stage `documents` or `selection` wrote")
     try:
-        return pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        raise ChatloomError(f"{path}: not a readable Parquet file: {error}") from None
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            yield file
+    except DAMAGE as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EIO):
+            raise  # of the system, not of the file's content
+        raise ChatloomError(
+            f"{path}: not a readable Parquet file, or a damaged one ({error}); make its artifact again"
+        ) from None

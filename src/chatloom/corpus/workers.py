@@ -28,6 +28,8 @@ BATCH_ITEMS = 32
 BATCH_BYTES = 1 << 19
 START_SECONDS = 60.0  # a cold interpreter on a busy machine
 MEMORY_BYTES = 4 << 30
+TOO_MUCH_MEMORY = "needed more memory than a process may have"
+_NO_MEMORY = ("failed to map segment", "Cannot allocate memory")  # libraries loaded late, and the system
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,10 +260,12 @@ def _answer(function: Any, item: Any, options: Any) -> Any:
     try:
         return function(item, options)
     except MemoryError:
-        return Failure("needed more memory than a process may have")
+        return Failure(TOO_MUCH_MEMORY)
     except RecursionError:
         return Failure("nests too deeply")
     except Exception as error:
+        if isinstance(error, ImportError | OSError) and any(text in str(error) for text in _NO_MEMORY):
+            return Failure(TOO_MUCH_MEMORY)
         return Failure(f"{type(error).__name__}: {error}")
 
 

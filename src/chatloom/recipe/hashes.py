@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from chatloom import artifact
+from chatloom.artifact import ArtifactError
 
 NAME = ".hashes.json"
 FORMAT = 1
@@ -34,8 +35,13 @@ class Hashes:
         self._saved = bool(self._known)
 
     def content(self, path: Path) -> str:
-        """Content hash of a file or folder, as `artifact.sha256_tree` gives it."""
-        return artifact.sha256_tree(path, self._of_file)
+        """Content hash of a file or folder, as `artifact.sha256_tree` gives it; raises ArtifactError if unreadable."""
+        try:
+            return artifact.sha256_tree(path, self._of_file)
+        except OSError as error:
+            raise ArtifactError(
+                f"{error.filename or path}: cannot be read ({error.strerror}); give the right to read it, or mend it"
+            ) from error
 
     def _of_file(self, path: Path) -> str:
         name, before, begun = str(path.absolute()), _state(path), time.time_ns()

@@ -148,17 +148,32 @@ def _run_stage(
         named = f"stage `{node.name}`: "
         raise StageFailed(named + str(error).removeprefix(named)) from error
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in _FORBIDDEN:
-            raise StageFailed(
-                f"stage `{node.name}`: {error.filename}: {error.strerror}; give the right to read or write it, or "
-                "choose another folder with --out"
-            ) from error
-        if not _is_disk_full(error):
+        told = _of_the_machine(error, out)
+        if told is None:
             raise
-        raise StageFailed(
-            f"stage `{node.name}`: the disk is full at {out} ({error}); what was saved before is intact: "
-            "make room and run the same command to go on"
-        ) from error
+        raise StageFailed(f"stage `{node.name}`: {told}") from error
+
+
+def _of_the_machine(error: Exception, out: Path) -> str | None:
+    """What an error says that comes from the machine and not from a mistake in the program; None for any other."""
+    if isinstance(error, MemoryError):
+        return (
+            "it needs more memory than this process may have; what was saved before is intact: give it more, or less "
+            "work at once, and run the same command to go on"
+        )
+    if _is_disk_full(error):
+        return (
+            f"the disk is full at {out} ({error}); what was saved before is intact: make room and run the same "
+            "command to go on"
+        )
+    if isinstance(error, OSError) and error.errno in _FORBIDDEN:
+        return (
+            f"{error.filename}: {error.strerror}; give the right to read or write it, or choose another folder with "
+            "--out"
+        )
+    if isinstance(error, FileNotFoundError) and error.filename is not None:
+        return f"{error.filename}: is not there any more; put it back and run the same command to go on"
+    return None
 
 
 def _beginning(stage: StagePlan, draft: Draft) -> str:

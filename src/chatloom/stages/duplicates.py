@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field
 
 from chatloom.artifact import write_json
@@ -36,7 +35,7 @@ from chatloom.corpus.duplicates.span_search import (
 from chatloom.corpus.duplicates.tasks import COLUMNS
 from chatloom.corpus.engine.choice import EngineSettings, is_little, make_engine
 from chatloom.corpus.engine.steps import Step, total
-from chatloom.corpus.record import document_files
+from chatloom.corpus.record import count_rows, document_files
 from chatloom.corpus.split import HELD_OUT, TRAIN
 from chatloom.progress import progress
 from chatloom.settings import runtime
@@ -106,7 +105,7 @@ def plan_searches(
     settings: DuplicatesSettings, shards: Sequence[Path], folder: Path, scratch: Path, seed: int
 ) -> Searches:
     """The searches that settings ask for: which steps there are, in order."""
-    rows = sum(pq.read_metadata(shard).num_rows for shard in shards)
+    rows = count_rows(shards)
     usual = 1 if is_little(shards) else min(len(shards), USUAL_RANGES)
     ranges = settings.ranges or min(FAN_IN, max(usual, 1 + rows // DOCUMENTS_IN_A_RANGE))
     layout = Layout(shards, scratch, ranges, settings.memory_megabytes << 20)

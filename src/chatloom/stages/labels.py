@@ -14,17 +14,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 from pydantic import Field
 
-from chatloom.artifact import Artifact, write_json
+from chatloom.artifact import Artifact, verified, write_json
 from chatloom.corpus.columns import ABOUT
 from chatloom.corpus.engine.choice import EngineSettings, make_engine
-from chatloom.corpus.engine.steps import Step, Task, total
+from chatloom.corpus.engine.steps import RECEIPTS, Step, Task, total
 from chatloom.corpus.gathering import gather_quarantine
 from chatloom.corpus.labelling import meanings
 from chatloom.corpus.labels import Chosen, in_order, surveyed, wants_survey
-from chatloom.corpus.record import document_files
+from chatloom.corpus.record import count_rows, document_files
 from chatloom.errors import ChatloomError
 from chatloom.progress import progress, say
 from chatloom.settings import Settings
@@ -54,9 +53,15 @@ def run(context: Context) -> None:
     documents = context.artifact("documents")
     shards = document_files(documents.path)
     given = _given(context)
-    chosen = in_order(chosen_of(settings.labellers, context.artifacts("models")), _columns(given))
+    models = [verified(item) for item in context.artifacts("models")]  # damage would only give other numbers
+    chosen = in_order(chosen_of(settings.labellers, models), _columns(given))
     keys = _keys(chosen, documents, given)
-    kept = [item for item in chosen if _take_over(context.path, item.name, keys[item.name], shards)]
+    made = _made_here(context.path)
+    kept = [
+        item
+        for item in chosen
+        if item.name not in made and _take_over(context.path, item.name, keys[item.name], shards)
+    ]
     fresh = [item for item in chosen if item not in kept]
     steps = _steps(context, shards, fresh, _beside(context, kept, given))
     with (
@@ -74,7 +79,7 @@ def run(context: Context) -> None:
     if kept and not context.quiet:
         say(f"{context.name}: taken over as they were: {', '.join(item.name for item in kept)}")
     reasons = gather_quarantine(context.path)
-    rows = sum(pq.read_metadata(shard).num_rows for shard in shards)
+    rows = count_rows(shards)
     if counts.get("quarantined", 0) > 0.1 * rows:
         raise ChatloomError(
             f"stage `{context.name}`: {counts['quarantined']:,} of {rows:,} documents could not be labelled: "
@@ -151,6 +156,16 @@ def _keys(chosen: Sequence[Chosen], documents: Artifact, given: Mapping[str, Map
         keys[item.name] = item.key(labeller, documents.fingerprint, {need: maker[need] for need in labeller.needs})
         maker |= dict.fromkeys(labeller.columns, keys[item.name])
     return keys
+
+
+def _made_here(folder: Path) -> set[str]:
+    """Labellers whose columns an interrupted run of this very stage made: its receipts go on being counted."""
+    for file in (folder / RECEIPTS).glob("*.json"):
+        try:
+            return {name.partition("/")[0] for name in json.loads(file.read_text(encoding="utf-8"))["files"]}
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # not a whole receipt: its task is done again
+    return set()
 
 
 def _take_over(folder: Path, name: str, key: str, shards: Sequence[Path]) -> bool:

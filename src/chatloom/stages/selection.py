@@ -12,14 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 from pydantic import Field
 
 from chatloom.artifact import write_json
 from chatloom.corpus.columns import ABOUT
 from chatloom.corpus.engine.choice import EngineSettings, is_little, make_engine
 from chatloom.corpus.engine.steps import total
-from chatloom.corpus.record import document_files
+from chatloom.corpus.record import count_rows, document_files
 from chatloom.corpus.report.columns import LabelColumn, label_columns
 from chatloom.corpus.report.figures import report_figures
 from chatloom.corpus.report.survey import FRAME, read_frame
@@ -52,7 +51,7 @@ def run(context: Context) -> None:
     folders = column_folders(context)
     labels = label_columns(folders, shards[0].name)
     plain = SelectionSettings.parse({name: getattr(settings, name) for name in SelectionSettings.model_fields})
-    rows = sum(pq.read_metadata(shard).num_rows for shard in shards)
+    rows = count_rows(shards)
     scratch = context.path / SCRATCH
     steps = selection_steps(
         context.name,

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field
 
-from chatloom.artifact import write_json
-from chatloom.corpus.record import LABEL, Document, document_files, read_documents
+from chatloom.artifact import verified, write_json
+from chatloom.corpus.record import LABEL, Document, count_rows, document_files, read_documents, schema_of
 from chatloom.dialogue.storage import read_conversations
 from chatloom.dialogue.template import ChatTemplate
 from chatloom.errors import ChatloomError
@@ -76,13 +75,13 @@ def run(context: Context) -> None:
     One pass in bounded memory, whatever the corpus' size.
     """
     settings: TokensSettings = context.settings
-    source = context.artifact("vocabulary").path
+    source = verified(context.artifact("vocabulary")).path
     vocabulary = Vocabulary.load(source)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(source / name, context.path / name)
     files = [file for artifact in context.artifacts("documents") for file in document_files(artifact.path)]
     talks = [item.file("sft.parquet") for item in context.artifacts("conversations")]
-    total = sum(pq.read_metadata(file).num_rows for file in (*files, *talks))
+    total = count_rows((*files, *talks))
     masked = bool(talks) and settings.conversation_loss == "assistant"
     with (
         progress(total or None, unit="documents", label=context.name, quiet=context.quiet) as bar,
@@ -106,7 +105,7 @@ def label_types(files: Iterable[Path]) -> dict[str, pa.DataType]:
     """Arrow types of all labels in some files of documents; raises ChatloomError where one label has two types."""
     found: dict[str, tuple[pa.DataType, Path]] = {}
     for file in files:
-        for field in pq.read_schema(file):
+        for field in schema_of(file):
             if not field.name.startswith(LABEL):
                 continue
             name = field.name[len(LABEL) :]

@@ -37,7 +37,7 @@ def test_what_has_a_receipt_is_not_done_again(tmp_path: Path) -> None:
     assert total(again) == {"words": 20}
 
 
-@pytest.mark.parametrize("damage", ["file gone", "file cut", "receipt cut", "other arguments"])
+@pytest.mark.parametrize("damage", ["file gone", "file cut", "bit flipped", "receipt cut", "other arguments"])
 def test_a_receipt_that_is_not_true_is_not_believed(tmp_path: Path, damage: str) -> None:
     log, out = tmp_path / "log", tmp_path / "out"
     step(out, log=str(log)).run(InProcess())
@@ -47,6 +47,9 @@ def test_a_receipt_that_is_not_true_is_not_believed(tmp_path: Path, damage: str)
         (out / "words" / "c.json").unlink()
     elif damage == "file cut":
         (out / "words" / "c.json").write_bytes(b"")
+    elif damage == "bit flipped":
+        data = (out / "words" / "c.json").read_bytes()
+        (out / "words" / "c.json").write_bytes(bytes([data[0] ^ 1]) + data[1:])
     elif damage == "receipt cut":
         (out / "receipts" / "c.json").write_text('{"key": "c"', encoding="utf-8")
     else:
@@ -145,3 +148,11 @@ def test_a_held_pool_works_on_after_a_step_that_was_broken_off(tmp_path: Path, m
         step(tmp_path / "there").run(pool)
     step(tmp_path / "here").run(InProcess())
     assert files(tmp_path / "here") == files(tmp_path / "there")
+
+
+def test_a_limit_on_memory_that_is_too_low_is_told_with_the_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", TESTS)
+    with pytest.raises(StepFailed, match=r"needed more memory than a process may have \(2 GB: engine.gigabytes\)"):
+        step(tmp_path, "eat_memory").run(LocalPool(1, memory_bytes=2_000_000_000))

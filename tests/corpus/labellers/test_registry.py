@@ -116,6 +116,20 @@ def test_meanings_end_with_their_sentence() -> None:
     assert found["made_kinds"] == "why (1 a; 2 b)"
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("def f(d) -> int\n", "SyntaxError"),
+        ("import sys\nsys.exit(0)\n", "SystemExit"),
+        ("1 / 0\n", "ZeroDivisionError"),
+    ],
+)
+def test_an_own_module_with_a_mistake_is_named_and_never_ends_the_command(own: str, text: str, reason: str) -> None:
+    Path(f"{own}_{reason}.py").write_text(text, encoding="utf-8")
+    with pytest.raises(ChatloomError, match=f"labeller `{own}_{reason}:f`: cannot import .*{reason}"):
+        load_labeller(f"{own}_{reason}:f")
+
+
 def test_columns_of_two_labellers_do_not_collide() -> None:
     seen: dict[str, str] = {}
     for name in PURE:

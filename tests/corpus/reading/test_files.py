@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import tracemalloc
 from pathlib import Path
 
@@ -196,3 +197,38 @@ def test_streams_are_closed(tmp_path: Path) -> None:
     with open_stream(tmp_path / "a.txt.gz") as stream:
         assert stream.read() == b"x"
     assert stream.closed
+
+
+def test_a_link_that_leads_nowhere_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "x"}', encoding="utf-8")
+    (tmp_path / "up").symlink_to(tmp_path)
+    assert [path.name for path, _ in list_files([tmp_path])] == ["a.jsonl"]
+    (tmp_path / "b.jsonl").symlink_to(tmp_path / "gone.jsonl")
+    with pytest.raises(ChatloomError, match=r"b\.jsonl: a link that leads nowhere"):
+        list_files([tmp_path])
+
+
+def test_a_folder_that_may_not_be_read_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "x"}', encoding="utf-8")
+    (tmp_path / "closed").mkdir()
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(ChatloomError, match=r"closed: this folder of a source cannot be read"):
+        list_files([tmp_path])
+
+
+def test_a_name_in_bytes_that_are_no_text_is_written_as_text(tmp_path: Path) -> None:
+    try:
+        with open(os.fsencode(tmp_path) + b"/caf\xe9 \xe9\xa1\xb5.html", "wb") as file:
+            file.write(b"<p>x")
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 only")
+    ((path, name),) = list_files([tmp_path])
+    assert name == f"{tmp_path.name}/caf\\xe9 \u9875.html"
+    assert [page.id for page in read(path)[0]] != []

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from chatloom.corpus.engine.steps import Lost, Receipt, Work, run_task
-from chatloom.corpus.workers import BATCH_BYTES, Failure, Workers
+from chatloom.corpus.workers import BATCH_BYTES, TOO_MUCH_MEMORY, Failure, Workers
 
 
 class LocalPool:
@@ -35,6 +35,10 @@ class LocalPool:
         function = "chatloom.corpus.engine.local:work_here"
         return Workers(function, None, self.processes, self.seconds, self.memory_bytes)
 
+    def _told(self, failure: Failure) -> str:
+        limit = f" ({self.memory_bytes / 1e9:g} GB: engine.gigabytes)" if TOO_MUCH_MEMORY in failure.reason else ""
+        return failure.reason + limit
+
     def map(self, work: Iterable[Work]) -> Iterator[Receipt | Lost]:
         """Receipts in the order of the work."""
         keys: list[str] = []
@@ -47,7 +51,7 @@ class LocalPool:
         pool, ended = self._held or self._workers(), False
         try:
             for number, result in enumerate(pool.map(items())):
-                yield Lost(keys[number], result.reason) if isinstance(result, Failure) else result
+                yield Lost(keys[number], self._told(result)) if isinstance(result, Failure) else result
             ended = True
         finally:
             if self._held is None or not ended:  # children in the middle of something answer no other question

@@ -109,6 +109,7 @@ class Step:
     folder: Path
     tasks: Sequence[Task]
     _done: dict[str, Receipt] = field(default_factory=dict)
+    _sound: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         keys = [task.key for task in self.tasks]
@@ -123,8 +124,19 @@ class Step:
         return self._done
 
     def complete(self) -> bool:
-        """Whether every task has been done."""
-        return len(self.done()) == len(self.tasks)
+        """Whether every task has been done, and its files are what it wrote."""
+        return len(self._intact()) == len(self.tasks)
+
+    def _intact(self) -> dict[str, Receipt]:
+        """What is done and has the content written (compared once); what has not is done again."""
+        done = self.done()
+        for key in [key for key in done if key not in self._sound]:
+            if is_sound(self.folder, done[key]):
+                self._sound.add(key)
+            else:
+                del done[key]
+                (self.folder / RECEIPTS / f"{key}.json").unlink(missing_ok=True)
+        return done
 
     def run(self, engine: Engine, *, advance: Callable[[Receipt], None] | None = None) -> list[Receipt]:
         """Do what is missing; receipts of all tasks in the tasks' order.
@@ -132,7 +144,7 @@ class Step:
         Raises StepFailed when a task is lost twice (the second time carefully).
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        done = self.done()
+        done = self._intact()
         todo = [task for task in self.tasks if task.key not in done]
         lost: dict[str, str] = {}
         for careful in (False, True):
@@ -146,6 +158,7 @@ class Step:
                     lost[result.key] = result.reason
                     continue
                 done[result.key] = result
+                self._sound.add(result.key)
                 if advance is not None:
                     advance(result)
         if lost:
@@ -172,6 +185,11 @@ def read_receipt(folder: Path, task: Task) -> Receipt | None:
         if not file.is_file() or file.stat().st_size != entry["bytes"]:
             return None
     return receipt
+
+
+def is_sound(folder: Path, receipt: Receipt) -> bool:
+    """Whether the files of a receipt have the content that was written; damage may leave their sizes as they are."""
+    return all(sha256_file(folder / name) == entry["sha256"] for name, entry in receipt.files.items())
 
 
 def run_task(work: Work) -> Receipt:

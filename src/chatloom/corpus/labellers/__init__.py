@@ -144,3 +144,7 @@ def _import(name: str, use: str) -> ModuleType:
             f"labeller `{use}`: cannot import {name}: {error}; put {name.replace('.', '/')}.py into the working "
             "folder or install it, and give it as module:name"
         ) from error
+    except (Exception, SystemExit) as error:  # the user's own code: anything may be wrong with it
+        raise ChatloomError(
+            f"labeller `{use}`: cannot import {name}: {type(error).__name__}: {error}; mend the module"
+        ) from error

@@ -8,6 +8,7 @@ Formats by name: `.html .htm .xhtml` (a page a file), `.txt .md .rst` (a text, l
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,23 +70,45 @@ class Slice:
 def list_files(sources: Sequence[Path]) -> list[tuple[Path, str]]:
     """Every file of the sources in a fixed order, each with the name it goes by (never an absolute path).
 
-    Raises ChatloomError for a source that does not exist, a file whose format its name does not tell, and a folder
-    without any file of a known format.
+    Raises ChatloomError for a source that does not exist, a file whose format its name does not tell, a folder
+    without any file of a known format, and one that holds a folder that may not be read or a link that leads nowhere.
     """
     files: list[tuple[Path, str]] = []
     for source in sources:
         if source.is_dir():
-            inside = sorted(path for path in source.rglob("*") if path.is_file() and format_of(path))
+            inside = _inside(source)
             if not inside:
                 raise ChatloomError(f"{source}: no file of a known format in this folder; known are {_known()}")
-            files += [(path, path.relative_to(source.parent).as_posix()) for path in inside]
+            files += [(path, _readable(path.relative_to(source.parent).as_posix())) for path in inside]
         elif not source.exists():
             raise ChatloomError(f"{source}: no such file or folder; check the path of this source")
         elif format_of(source) is None:
             raise ChatloomError(f"{source}: the file's name does not tell its format; known are {_known()}")
         else:
-            files.append((source, source.name))
+            files.append((source, _readable(source.name)))
     return files
+
+
+def _inside(source: Path) -> list[Path]:
+    """Files of a known format in a folder and its folders, sorted; links to folders are not followed."""
+
+    def refuse(error: OSError) -> None:
+        raise ChatloomError(
+            f"{error.filename}: this folder of a source cannot be read ({error.strerror}); give the right to read it, "
+            "or leave it out"
+        )
+
+    found = (Path(folder, name) for folder, _, names in os.walk(source, onerror=refuse) for name in names)
+    known = sorted(path for path in found if format_of(path))
+    lost = [path for path in known if path.is_symlink() and not path.exists()]
+    if lost:
+        raise ChatloomError(f"{lost[0]}: a link that leads nowhere ({len(lost)} of these); mend or remove it")
+    return [path for path in known if path.is_file()]
+
+
+def _readable(name: str) -> str:
+    """A file's name as text: bytes in it that are none as \\xff."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def format_of(path: Path) -> str | None:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from chatloom.corpus.columns import ABOUT
+from chatloom.corpus.record import schema_of
 
 # How labels are counted: texts and conditions by value, numbers in bins, lists by their number of spans or of entries,
 # kinds of spans by kind.
@@ -48,7 +48,7 @@ def label_columns(folders: Iterable[Path], shard: str) -> list[LabelColumn]:
     for folder in folders:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         meanings, names = about.get("meanings", {}), about.get("kinds", {})
-        for item in pq.read_schema(folder / shard):
+        for item in schema_of(folder / shard):
             if item.name != "id":
                 meaning = meanings.get(item.name, about.get("about", ""))
                 found.append(LabelColumn.of(item, about["name"], meaning, names.get(item.name)))
