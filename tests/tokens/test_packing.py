@@ -183,3 +183,43 @@ def test_a_batch_is_plain_only_when_every_row_is_one_segment() -> None:
     assert pack(whole, 8, 0).is_plain
     assert not pack([*whole, Segment(np.arange(4), np.ones(4))], 8, 0).is_plain
     assert not pack([Segment(np.arange(4), np.ones(4)), Segment(np.arange(4), np.ones(4))], 8, 0).is_plain
+
+
+def test_a_prefix_is_marked_where_its_segment_lies_and_its_keys_are_counted() -> None:
+    draw = np.random.default_rng(5)
+    segments = []
+    for number in range(30):
+        length = int(draw.integers(1, 12))
+        prefix = int(draw.integers(0, length + 1)) if number % 3 else 0
+        segments.append(Segment(np.arange(1, length + 1), np.arange(length) >= prefix, prefix=prefix))
+    batch = pack(segments, 16, PAD, trim=False)
+    check_layout(batch, segments)
+    assert batch.prefix is not None
+    seen = 0
+    expected = torch.zeros_like(batch.prefix)
+    for number, segment in enumerate(segments):
+        row, start = int(batch.segment_row[number]), int(batch.segment_start[number])
+        expected[row, start : start + segment.prefix] = True
+        seen += sum(
+            k <= q or (k < segment.prefix and q < segment.prefix)
+            for q in range(len(segment))
+            for k in range(len(segment))
+        )
+    assert torch.equal(batch.prefix, expected)
+    assert batch.n_keys == seen
+    assert batch.to("meta").prefix.device.type == "meta"
+
+
+def test_without_prefixes_there_are_no_marks_and_with_them_a_row_is_not_plainly_causal() -> None:
+    assert pack([make_segment(0, 8)], 8, PAD).prefix is None
+    marked = pack([Segment(np.arange(8), np.arange(8) >= 3, prefix=3)], 8, PAD)
+    assert marked.prefix.tolist() == [[True] * 3 + [False] * 5]
+    assert not marked.is_plain
+
+
+def test_a_token_of_a_prefix_is_no_target() -> None:
+    Segment(np.arange(4), np.array([1, 0, 1, 1]), prefix=2)  # nothing predicts the first, whatever its weight
+    with pytest.raises(PackingError, match="prefix of 3 is a target"):
+        Segment(np.arange(4), np.array([1, 0, 1, 1]), prefix=3)
+    with pytest.raises(PackingError, match="a prefix of 5 tokens in a segment of 4"):
+        Segment(np.arange(4), np.zeros(4), prefix=5)

@@ -28,6 +28,8 @@ class Segment:
     group       segments of one group (a pair, K answers, n samples) stay in one micro-batch; ALONE (-1) has no others
     role        free word for the objective ("chosen", "rejected", ...)
     scalars     numbers that travel with the segment (label, margin, reward); a name some lack is NaN for them
+    prefix      the first tokens, this many, see one another whichever comes first (a prefix decoder's input part); so
+                none of them is a target
     """
 
     tokens: np.ndarray
@@ -35,6 +37,7 @@ class Segment:
     group: int = ALONE
     role: str = ""
     scalars: dict[str, float] = field(default_factory=dict)
+    prefix: int = 0
 
     def __post_init__(self) -> None:
         self.tokens = np.asarray(self.tokens, dtype=np.int64)
@@ -45,6 +48,13 @@ class Segment:
             raise PackingError(f"{len(self.tokens)} tokens but supervised has shape {list(self.supervised.shape)}")
         if not (np.isfinite(self.supervised).all() and (self.supervised >= 0).all()):
             raise PackingError("supervised holds a negative or non-finite weight")
+        if not 0 <= self.prefix <= len(self.tokens):
+            raise PackingError(f"a prefix of {self.prefix} tokens in a segment of {len(self.tokens)}")
+        if self.supervised[1 : self.prefix].any():
+            raise PackingError(
+                f"a token of the prefix of {self.prefix} is a target, and the place before it sees it; "
+                "give the tokens of a prefix the weight 0"
+            )
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -59,6 +69,7 @@ class Batch:
     token and in padding the weight is 0 and the target pad_id. `segments` indexes the segment table, -1 in padding.
     supervised int64 [n]: places in the flattened rows whose weight is not 0. boundaries int32: where segments (and
     padding) begin in the flattened rows, then their end, which is repeated up to a power of two.
+    prefix bool [rows, time]: places in their segment's prefix, which see one another; None where no segment has one.
     Segment table: row, start and end (position of the LAST token): int64 [n_segments]; scalars: float32 [n_segments].
     """
 
@@ -77,6 +88,7 @@ class Batch:
     scalars: dict[str, torch.Tensor]
     n_tokens: int
     total_weight: float
+    prefix: torch.Tensor | None = None
 
     @property
     def n_segments(self) -> int:
@@ -90,14 +102,20 @@ class Batch:
 
     @property
     def n_keys(self) -> int:
-        """Keys that all tokens see together: the token at place t of its segment sees t + 1."""
+        """Keys that all tokens see together: at place t of its segment t + 1, in a prefix as many as the prefix has."""
         lengths = self.segment_end - self.segment_start + 1
-        return int((lengths * (lengths + 1) // 2).sum())
+        seen = int((lengths * (lengths + 1) // 2).sum())
+        if self.prefix is None:
+            return seen
+        owners = self.segments[self.prefix].cpu()
+        prefixes = torch.bincount(owners, minlength=self.n_segments)
+        return seen + int((prefixes * (prefixes - 1) // 2).sum())
 
     @property
     def is_plain(self) -> bool:
-        """Whether every row is one segment from end to end, so that a row is all that attention must not leave."""
-        return self.n_segments == self.tokens.shape[0] and self.n_tokens == self.tokens.numel()
+        """Whether every row is one segment without a prefix from end to end, so that attention is causal in a row."""
+        whole = self.n_segments == self.tokens.shape[0] and self.n_tokens == self.tokens.numel()
+        return whole and self.prefix is None
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device; from pinned memory without waiting for the copy."""
@@ -189,6 +207,7 @@ def build(
     targets = np.full(shape, pad_id, dtype=np.int64)
     positions = np.zeros(shape, dtype=np.int64)
     owner = np.full(shape, -1, dtype=np.int64)
+    prefix = np.zeros(shape, dtype=np.bool_)
     weights = np.zeros(shape, dtype=np.float32)
     table = np.zeros((3, len(segments)), dtype=np.int64)
     for r, row in enumerate(rows):
@@ -201,6 +220,7 @@ def build(
             weights[r, start : end - 1] = segment.supervised[1:]
             positions[r, start:end] = np.arange(len(segment))
             owner[r, start:end] = i
+            prefix[r, start : start + segment.prefix] = True
             table[:, i] = (r, start, end - 1)
             start = end
         positions[r, start:] = np.arange(time - start)  # small and valid, whatever table of positions a model has
@@ -224,6 +244,7 @@ def build(
         },
         n_tokens=sum(used),
         total_weight=float(weights.sum(dtype=np.float64)),
+        prefix=torch.from_numpy(prefix) if prefix.any() else None,
     )
 
 
