@@ -34,7 +34,7 @@ from chatloom.scaling.speed import measured_matmul_rate
 from chatloom.tokens.packing import Batch, Segment, build
 from chatloom.training.forward import NextTokenLoss
 from chatloom.training.loop import Trainer
-from chatloom.training.optimizers import ScheduledAdamW
+from chatloom.training.optimizers import ScheduledOptimizer
 from chatloom.training.settings import OptimizerSettings
 
 ROW, VOCAB, PAD = 2048, 32_768, 0
@@ -71,7 +71,7 @@ def batch_of(rows: int, *, documents: bool, seed: int) -> Batch:
 
 def trainer_of(model: torch.nn.Module) -> Trainer:
     """The trainer that stage `pretrain` makes."""
-    optimizer = ScheduledAdamW({"model": model}, {"model": OptimizerSettings(lr=1e-4, warmup=0)}, 1000)
+    optimizer = ScheduledOptimizer({"model": model}, {"model": OptimizerSettings(lr=1e-4, warmup=0)}, 1000)
     return Trainer({"model": model}, optimizer, precision="bf16")
 
 

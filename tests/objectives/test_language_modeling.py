@@ -52,6 +52,21 @@ def test_z_loss_is_the_weighted_square_of_the_normaliser() -> None:
     torch.testing.assert_close(got.total - got.nll, 0.01 * (weights * norm**2).sum(), atol=1e-4, rtol=1e-5)
 
 
+@pytest.mark.parametrize("chunk", [1, 7, 100])
+def test_gradients_with_z_loss_equal_those_of_plain_autograd(chunk: int) -> None:
+    h, w, t, weights = example()
+    z = h @ w.t()
+    norm = z.logsumexp(-1)
+    plain = (weights * (norm - z[torch.arange(19), t] + 0.3 * norm**2)).sum()
+    expected = torch.autograd.grad(plain / 7, (h, w))
+    got = language_model_loss(h, w, t, weights, z_loss=0.3, chunk_size=chunk)
+    torch.testing.assert_close(got.total, plain, atol=1e-4, rtol=1e-6)
+    for mine, theirs in zip(torch.autograd.grad(got.total / 7, (h, w)), expected):
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
+    without = torch.autograd.grad(language_model_loss(h, w, t, weights).total / 7, h)[0]
+    assert float((without - expected[0]).abs().max()) > 0.1  # the penalty is no rounding error
+
+
 def test_parts_add_up_to_the_whole_and_weightless_tokens_change_nothing() -> None:
     h, w, t, weights = example()
     whole = language_model_loss(h, w, t, weights)

@@ -43,6 +43,23 @@ def test_the_loss_falls_and_the_model_beats_single_tokens(world: World) -> None:
     assert heldout["trigram"]["bits_per_byte"] < heldout["unigram"]["bits_per_byte"]
 
 
+def test_z_loss_is_told_apart_and_both_penalties_change_what_is_learned(world: World, tmp_path: Path) -> None:
+    def run(name: str, **changes: float) -> tuple[bytes, list[dict[str, float]]]:
+        made = world.run("pretrain", tmp_path / name, epochs=0.5, **changes)
+        return (made.path / "model.safetensors").read_bytes(), read_metrics(made.path / "metrics.jsonl").rows
+
+    plain, plain_rows = run("plain")
+    with_z, rows = run("z", z_loss=0.01)
+    shrunk, _ = run("shrunk", embedding_gradient_share=0.1)
+    assert len({plain, with_z, shrunk}) == 3
+    assert "nll" not in plain_rows[0]
+    for row in rows:
+        assert row["loss"] == pytest.approx(row["nll"] + row["z_loss"], rel=1e-5)
+    # A new model's logits are near 0, so its normaliser is ln(vocabulary).
+    assert rows[0]["z_loss"] == pytest.approx(0.01 * math.log(300) ** 2, rel=0.05)
+    assert rows[0]["nll"] == pytest.approx(plain_rows[0]["loss"], rel=1e-6)
+
+
 def test_every_heldout_token_is_predicted_once_in_pieces_of_the_context(world: World) -> None:
     bundle = load_bundle(world["pretrain"].path)
     store = TokenStore(world["tokens"].path, bundle.vocabulary, name="held_out")

@@ -26,7 +26,7 @@ from chatloom.tokens.store import TokenStore
 from chatloom.tokens.vocabulary import Vocabulary
 from chatloom.training.loop import Trainer
 from chatloom.training.metrics import read_metrics
-from chatloom.training.optimizers import ScheduledAdamW
+from chatloom.training.optimizers import ScheduledOptimizer
 
 UPDATE = Trainer.update
 
@@ -229,7 +229,7 @@ def test_old_rows_of_an_output_matrix_of_its_own_do_not_even_decay(extended: Pat
     config = ModelSettings.parse({**MODEL, "tie_embeddings": False}).config(300)
     model = Transformer(config, generator=torch.Generator().manual_seed(0))
     settings = PretrainSettings.parse({"train_new_rows_first": 2, "optimizer": {"lr": 0.1, "weight_decay": 0.5}})
-    optimizer = ScheduledAdamW({"model": model}, {"model": settings.optimizer}, 10)
+    optimizer = ScheduledOptimizer({"model": model}, {"model": settings.optimizer}, 10)
     start = Artifact(extended, {})
     context = Context(settings, {"start": start}, tmp_path, 0, "pretrain", "model", quiet=True)
     new_rows_first = _NewRowsFirst(context, model, optimizer)

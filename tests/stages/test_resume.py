@@ -24,7 +24,7 @@ from chatloom.stages.ppo import Ppo
 from chatloom.training import checkpoints
 from chatloom.training.checkpoints import State
 from chatloom.training.loop import Trainer
-from chatloom.training.optimizers import ScheduledAdamW
+from chatloom.training.optimizers import ScheduledOptimizer
 
 
 class Crash(Exception):
@@ -165,7 +165,7 @@ def test_without_the_optimizers_state_the_weights_differ(
     world: World, whole: dict[str, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     half_done(world, "sft", tmp_path / "sft", monkeypatch)
-    monkeypatch.setattr(ScheduledAdamW, "load_tensors", lambda self, tensors: None)
+    monkeypatch.setattr(ScheduledOptimizer, "load_tensors", lambda self, tensors: None)
     made, _ = in_this_process(world, "sft", tmp_path / "sft")
     assert content(made)["model.safetensors"] != whole["sft"]["model.safetensors"]
 

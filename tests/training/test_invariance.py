@@ -23,7 +23,7 @@ from chatloom.stages.reward import RankingLoss, RewardSettings
 from chatloom.tokens.packing import Batch, Segment, micro_batches, pack
 from chatloom.training.forward import NextTokenLoss
 from chatloom.training.loop import Objective, Trainer
-from chatloom.training.optimizers import ScheduledAdamW
+from chatloom.training.optimizers import ScheduledOptimizer
 from chatloom.training.rollouts import Answers
 from chatloom.training.settings import OptimizerSettings
 
@@ -60,6 +60,11 @@ def language_model() -> tuple[dict[str, nn.Module], Objective, list[Segment]]:
     return {"model": model}, NextTokenLoss(model), segments
 
 
+def language_model_with_z_loss() -> tuple[dict[str, nn.Module], Objective, list[Segment]]:
+    modules, _, segments = language_model()
+    return modules, NextTokenLoss(modules["model"], z_loss=0.01), segments
+
+
 def ranking() -> tuple[dict[str, nn.Module], Objective, list[Segment]]:
     model = RewardModel(body(), generator=torch.Generator().manual_seed(3))
     segments = random_segments([0, 0, 1, 1, 1, 2, 2, 3, 3, 4, 4, 4, 5, 5, 6, 6, 7, 7])
@@ -90,7 +95,13 @@ def reinforcement() -> tuple[dict[str, nn.Module], Objective, list[Segment]]:
     return {"actor": actor, "critic": critic}, PpoLoss(actor, critic, settings, data), segments
 
 
-LOSSES = {"language model": language_model, "ranking": ranking, "dpo": preference, "ppo": reinforcement}
+LOSSES = {
+    "language model": language_model,
+    "language model with z-loss": language_model_with_z_loss,
+    "ranking": ranking,
+    "dpo": preference,
+    "ppo": reinforcement,
+}
 
 
 def groups_alone(segments: list[Segment]) -> list[Batch]:
@@ -137,7 +148,7 @@ def step(
 ) -> tuple[dict[str, float], torch.Tensor]:
     """Metrics and the whole gradient of one step."""
     modules, objective, segments = make()
-    trainer = Trainer(modules, ScheduledAdamW(modules, dict.fromkeys(modules, RAW), 1))
+    trainer = Trainer(modules, ScheduledOptimizer(modules, dict.fromkeys(modules, RAW), 1))
     metrics = trainer.update(arrange(segments), objective)
     grads = [p.grad.flatten() for module in modules.values() for p in module.parameters() if p.grad is not None]
     return metrics, torch.cat(grads).double()

@@ -21,7 +21,7 @@ from chatloom.training import checkpoints, loop
 from chatloom.training.checkpoints import State
 from chatloom.training.loop import Run, Trainer, fit
 from chatloom.training.metrics import read_metrics
-from chatloom.training.optimizers import ScheduledAdamW
+from chatloom.training.optimizers import ScheduledOptimizer
 from chatloom.training.session import resolve_device, summarise
 from chatloom.training.settings import LoopSettings, OptimizerSettings
 
@@ -32,7 +32,7 @@ class Toy:
     def __init__(self, path: Path, **settings: Any) -> None:
         self.module = nn.Linear(2, 1, bias=False)
         nn.init.zeros_(self.module.weight)
-        optimizer = ScheduledAdamW({"m": self.module}, {"m": OptimizerSettings()}, 10)
+        optimizer = ScheduledOptimizer({"m": self.module}, {"m": OptimizerSettings()}, 10)
         self.trainer = Trainer({"m": self.module}, optimizer)
         self.number = 0
         self.units: list[int] = []

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from chatloom.model.config import TransformerConfig
 from chatloom.model.heads import RewardModel, ValueModel
 from chatloom.model.transformer import Transformer
-from chatloom.training.optimizers import ScheduledAdamW, split_parameters
+from chatloom.training.optimizers import ScheduledOptimizer, split_parameters
 from chatloom.training.schedules import learning_rate
 from chatloom.training.settings import OptimizerSettings
 
@@ -52,7 +52,7 @@ def test_steps_beyond_the_plan_stay_at_the_end_value() -> None:
 def test_the_optimizer_uses_the_rate_of_the_step() -> None:
     module = nn.Linear(2, 2)
     settings = OptimizerSettings(lr=0.5, warmup=0.5, schedule="linear", final_share=0.0)
-    optimizer = ScheduledAdamW({"model": module}, {"model": settings}, 8)
+    optimizer = ScheduledOptimizer({"model": module}, {"model": settings}, 8)
     assert [optimizer.rate("model", step) for step in range(8)] == pytest.approx(
         [0.125, 0.25, 0.375, 0.5, 0.5, 1 / 3, 1 / 6, 0.0]
     )
@@ -90,7 +90,7 @@ def test_updates_equal_the_textbook(style: str, decay: float) -> None:
     settings = OptimizerSettings(
         lr=0.01, eps=1e-3, eps_style=style, betas=(0.9, 0.95), weight_decay=decay, schedule="constant", warmup=0.0
     )
-    optimizer = ScheduledAdamW({"model": module}, {"model": settings}, 6)
+    optimizer = ScheduledOptimizer({"model": module}, {"model": settings}, 6)
     for step, grad in enumerate(grads):
         module.weight.grad = grad.float()
         optimizer.step(step)
@@ -122,7 +122,7 @@ def test_decay_alone_shrinks_matrices_and_leaves_the_rest() -> None:
     model = Transformer(CONFIG)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     settings = OptimizerSettings(lr=0.1, weight_decay=0.5, schedule="constant", warmup=0.0)
-    optimizer = ScheduledAdamW({"model": model}, {"model": settings}, 1)
+    optimizer = ScheduledOptimizer({"model": model}, {"model": settings}, 1)
     for p in model.parameters():
         p.grad = torch.zeros_like(p)
     optimizer.step(0)
@@ -139,9 +139,9 @@ def test_state_makes_the_round_trip_through_safetensors(style: str, tmp_path: Pa
         for p in model.parameters():
             p.grad = torch.randn(p.shape, generator=draw)
 
-    def fresh() -> tuple[Transformer, ScheduledAdamW]:
+    def fresh() -> tuple[Transformer, ScheduledOptimizer]:
         model = Transformer(CONFIG, generator=torch.Generator().manual_seed(0))
-        return model, ScheduledAdamW({"model": model}, {"model": OptimizerSettings(eps_style=style, eps=1e-3)}, 6)
+        return model, ScheduledOptimizer({"model": model}, {"model": OptimizerSettings(eps_style=style, eps=1e-3)}, 6)
 
     model, optimizer = fresh()
     for step in range(3):
@@ -166,7 +166,7 @@ def test_state_makes_the_round_trip_through_safetensors(style: str, tmp_path: Pa
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_state_is_put_back_on_the_gpu() -> None:
     module = nn.Linear(4, 4).cuda()
-    optimizer = ScheduledAdamW({"model": module}, {"model": OptimizerSettings()}, 4)
+    optimizer = ScheduledOptimizer({"model": module}, {"model": OptimizerSettings()}, 4)
 
     def step(number: int) -> None:
         for p in module.parameters():

@@ -13,7 +13,7 @@ from torch import nn
 from chatloom.settings import Settings
 from chatloom.tokens.packing import Batch, Segment, pack
 from chatloom.training.loop import Anomaly, Terms, Trainer
-from chatloom.training.optimizers import ScheduledAdamW
+from chatloom.training.optimizers import ScheduledOptimizer
 from chatloom.training.settings import OptimizerSettings
 
 
@@ -62,7 +62,9 @@ def trainer_of(max_skips: int = 5, **changes: float) -> tuple[Trainer, nn.Linear
     module = nn.Linear(1, 1, bias=False)
     nn.init.constant_(module.weight, 1.0)
     settings = OptimizerSettings(**{"lr": 0.1, "clip": 0.0, "weight_decay": 0.0, "schedule": "constant", **changes})
-    return Trainer({"model": module}, ScheduledAdamW({"model": module}, {"model": settings}, 100), max_skips), module
+    return Trainer(
+        {"model": module}, ScheduledOptimizer({"model": module}, {"model": settings}, 100), max_skips
+    ), module
 
 
 def test_a_steps_loss_is_sum_over_sum_and_not_a_mean_of_means() -> None:
@@ -136,7 +138,7 @@ def test_no_skip_is_tolerated_when_none_may_be() -> None:
 def test_gradients_are_clipped_by_module_and_reported_as_they_were() -> None:
     modules = {"actor": nn.Linear(1, 1, bias=False), "critic": nn.Linear(1, 1, bias=False)}
     settings = OptimizerSettings(lr=1e-9, clip=1.0, weight_decay=0.0)
-    trainer = Trainer(modules, ScheduledAdamW(modules, dict.fromkeys(modules, settings), 1))
+    trainer = Trainer(modules, ScheduledOptimizer(modules, dict.fromkeys(modules, settings), 1))
 
     class Both:
         def weight(self, batch: Batch) -> float:

@@ -35,6 +35,17 @@ PANELS: dict[str, Panel] = {
         "a step up that stays speaks of a learning rate too high or of bad data.",
         smooth=0.9,
     ),
+    "nll": Panel(
+        "Cross-entropy · 交叉熵",
+        "The loss without its penalty (z-loss): nats per token, to be compared with runs that have none.",
+        "nats",
+        smooth=0.9,
+    ),
+    "z_loss": Panel(
+        "z-loss · z 损失",
+        "Penalty for a log-normaliser of the logits that is far from 0. It should fall early and stay small.",
+        smooth=0.9,
+    ),
     "bits_per_byte": Panel(
         "Held-out bits per byte · 每字节比特",
         "How many bits the model needs for one byte of text it never trained on; lower is better. Below a dashed line "

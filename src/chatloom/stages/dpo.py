@@ -25,7 +25,7 @@ from chatloom.training.costs import model_plan, texts_of
 from chatloom.training.data import Example, ExampleStream, check_rejected, pack_examples, preference_examples
 from chatloom.training.forward import segment_logprobs
 from chatloom.training.loop import Terms, Trainer
-from chatloom.training.optimizers import ScheduledAdamW
+from chatloom.training.optimizers import ScheduledOptimizer
 from chatloom.training.session import resolve_device, train
 from chatloom.training.settings import LoopSettings, OptimizerSettings
 
@@ -126,7 +126,7 @@ def run(context: Context) -> None:
         pad_id=vocabulary.pad_id,
     )
     total = stream.steps(settings.epochs)
-    optimizer = ScheduledAdamW({"model": model}, {"model": settings.optimizer}, total)
+    optimizer = ScheduledOptimizer({"model": model}, {"model": settings.optimizer}, total)
     trainer = Trainer({"model": model}, optimizer, settings.loop.max_skips, settings.precision)
     objective = DpoLoss(model, loss)
 

@@ -36,7 +36,7 @@ from chatloom.training.checkpoints import State
 from chatloom.training.costs import UNKNOWN_MODEL, all_made, answer_tokens, planned_config, texts_of, training_plan
 from chatloom.training.forward import score
 from chatloom.training.loop import Terms, Trainer
-from chatloom.training.optimizers import ScheduledAdamW
+from chatloom.training.optimizers import ScheduledOptimizer
 from chatloom.training.rollouts import Answers, answers, batches_of, cells, logprob_table, reward_scores, value_table
 from chatloom.training.session import resolve_device, train
 from chatloom.training.settings import LoopSettings, OptimizerSettings
@@ -181,7 +181,7 @@ class Ppo:
         choices = {"actor": settings.actor, "critic": settings.critic}
         total = settings.iterations * settings.epochs * settings.minibatches
         self.trainer = Trainer(
-            modules, ScheduledAdamW(modules, choices, total), settings.loop.max_skips, settings.precision
+            modules, ScheduledOptimizer(modules, choices, total), settings.loop.max_skips, settings.precision
         )
 
     def _prompts(self, context: Context) -> list[list[int]]:

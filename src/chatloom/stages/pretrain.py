@@ -29,10 +29,11 @@ from chatloom.training.ahead import Ahead
 from chatloom.training.bundle import Bundle, load_bundle, save_bundle
 from chatloom.training.checkpoints import State
 from chatloom.training.costs import UNKNOWN_MODEL, planned_config, training_plan
+from chatloom.training.embedding_gradient import shrink_embedding_gradient
 from chatloom.training.forward import NextTokenLoss
 from chatloom.training.loop import Trainer
 from chatloom.training.meter import Meter
-from chatloom.training.optimizers import ScheduledAdamW
+from chatloom.training.optimizers import ScheduledOptimizer
 from chatloom.training.pretraining_data import PretrainingData, open_stores, pretraining_data
 from chatloom.training.session import n_parameters, resolve_device, train, wants_compiled
 from chatloom.training.settings import LoopSettings, OptimizerSettings
@@ -81,6 +82,12 @@ class PretrainSettings(Settings):
     )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast, fp32 weights")
     optimizer: OptimizerSettings = Field(OptimizerSettings(lr=1e-3), description="AdamW")
+    z_loss: float = Field(
+        0.0, ge=0, description="factor of the square of the logits' log-normaliser in the loss (PaLM: 1e-4)"
+    )
+    embedding_gradient_share: float = Field(
+        1.0, gt=0, le=1, description="share of the gradient of looked-up embeddings that is used (GLM-130B: 0.1)"
+    )
     loop: LoopSettings = Field(LoopSettings(), description="how it runs")
 
 
@@ -95,10 +102,12 @@ def run(context: Context) -> None:
     config = model.config
     data = read_data(folders, vocabulary, settings, config.max_positions, context.seed)
     _show(context, data)
-    optimizer = ScheduledAdamW({"model": model}, {"model": settings.optimizer}, data.n_steps)
+    optimizer = ScheduledOptimizer({"model": model}, {"model": settings.optimizer}, data.n_steps)
     trainer = Trainer({"model": model}, optimizer, settings.loop.max_skips, settings.precision)
     new_rows_first = _NewRowsFirst(context, model, optimizer)
-    loss = NextTokenLoss(model)
+    if settings.embedding_gradient_share < 1:
+        shrink_embedding_gradient(model.embedding, settings.embedding_gradient_share)
+    loss = NextTokenLoss(model, settings.z_loss)
     compiled = wants_compiled(settings.loop, device)
     if compiled:
         model.compile_blocks()
@@ -170,7 +179,7 @@ class _NewRowsFirst:
     What is trained follows from the step's number, so a run that goes on needs no memory of it.
     """
 
-    def __init__(self, context: Context, model: Transformer, optimizer: ScheduledAdamW) -> None:
+    def __init__(self, context: Context, model: Transformer, optimizer: ScheduledOptimizer) -> None:
         self._model, self._steps = model, context.settings.train_new_rows_first
         self._groups = optimizer.optimizer.param_groups
         self._decays = [group["weight_decay"] for group in self._groups]

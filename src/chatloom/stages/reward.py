@@ -27,7 +27,7 @@ from chatloom.training.bundle import Bundle, load_bundle, save_bundle
 from chatloom.training.costs import model_plan, texts_of
 from chatloom.training.data import Example, ExampleStream, check_rejected, pack_examples, preference_examples
 from chatloom.training.loop import Terms, Trainer
-from chatloom.training.optimizers import ScheduledAdamW
+from chatloom.training.optimizers import ScheduledOptimizer
 from chatloom.training.rollouts import answers, batches_of, reward_scores
 from chatloom.training.session import resolve_device, train
 from chatloom.training.settings import LoopSettings, OptimizerSettings
@@ -145,7 +145,7 @@ def run(context: Context) -> None:
     total = stream.steps(settings.epochs)
     trainer = Trainer(
         {"reward": model},
-        ScheduledAdamW({"reward": model}, {"reward": settings.optimizer}, total),
+        ScheduledOptimizer({"reward": model}, {"reward": settings.optimizer}, total),
         settings.loop.max_skips,
         settings.precision,
     )

@@ -20,7 +20,7 @@ from chatloom.training.costs import model_plan, texts_of
 from chatloom.training.data import ExampleStream, check_rejected, conversation_examples
 from chatloom.training.forward import NextTokenLoss
 from chatloom.training.loop import Trainer
-from chatloom.training.optimizers import ScheduledAdamW
+from chatloom.training.optimizers import ScheduledOptimizer
 from chatloom.training.session import resolve_device, train
 from chatloom.training.settings import LoopSettings, OptimizerSettings
 
@@ -64,7 +64,7 @@ def run(context: Context) -> None:
         pad_id=vocabulary.pad_id,
     )
     total = stream.steps(settings.epochs)
-    optimizer = ScheduledAdamW({"model": model}, {"model": settings.optimizer}, total)
+    optimizer = ScheduledOptimizer({"model": model}, {"model": settings.optimizer}, total)
     trainer = Trainer({"model": model}, optimizer, settings.loop.max_skips, settings.precision)
     loss = NextTokenLoss(model)
 

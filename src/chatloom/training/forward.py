@@ -73,11 +73,12 @@ def segment_logprobs(model: Transformer, batch: Batch, *, temperature: float = 1
 class NextTokenLoss:
     """Weighted negative log-likelihood of a language model, in nats: what pretraining and SFT minimise.
 
-    They differ only in which tokens carry weight: all of them, or the assistant's.
+    They differ only in which tokens carry weight: all of them, or the assistant's. With a `z_loss` above 0 the loss
+    holds that penalty too (`objectives/language_modeling.py`), and the two parts are reported as `nll` and `z_loss`.
     """
 
-    def __init__(self, model: Transformer) -> None:
-        self.model = model
+    def __init__(self, model: Transformer, z_loss: float = 0.0) -> None:
+        self.model, self.z_loss = model, z_loss
 
     def weight(self, batch: Batch) -> float:
         """Sum of token weights."""
@@ -92,4 +93,8 @@ class NextTokenLoss:
         if hidden.device.type == "cpu" or len(index) < MOSTLY * len(hidden):
             hidden = hidden.index_select(0, index)
             targets, weights = targets.index_select(0, index), weights.index_select(0, index)
-        return Terms(language_model_loss(hidden, self.model.unembedding, targets, weights).total)
+        found = language_model_loss(hidden, self.model.unembedding, targets, weights, z_loss=self.z_loss)
+        if not self.z_loss:
+            return Terms(found.total)
+        penalty = found.total.detach() - found.nll
+        return Terms(found.total, {"nll": (found.nll, found.weight), "z_loss": (penalty, found.weight)})

@@ -26,7 +26,7 @@ from chatloom.tokens.packing import Batch
 from chatloom.training import checkpoints
 from chatloom.training.checkpoints import State
 from chatloom.training.metrics import MetricsFile, read_metrics, truncate_after
-from chatloom.training.optimizers import ScheduledAdamW
+from chatloom.training.optimizers import ScheduledOptimizer
 from chatloom.training.settings import LoopSettings
 
 
@@ -77,7 +77,7 @@ class Trainer:
     """Modules, their optimizer, and how often steps were skipped."""
 
     modules: Mapping[str, nn.Module]
-    optimizer: ScheduledAdamW
+    optimizer: ScheduledOptimizer
     max_skips: int = 5
     precision: str = "fp32"
     updates: int = 0

@@ -12,7 +12,7 @@ from chatloom.training.schedules import learning_rate
 from chatloom.training.settings import OptimizerSettings
 
 
-class ScheduledAdamW:
+class ScheduledOptimizer:
     """AdamW over named modules, its rate a function of the step alone.
 
     Matrices decay; norms, biases and embeddings (one row is touched by few tokens) do not. Decoupled weight decay:
