@@ -10,10 +10,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from chatloom.errors import ChatloomError
 from chatloom.model.config import TransformerConfig
 from chatloom.model.heads import RewardModel, ValueModel
 from chatloom.model.transformer import Transformer
-from chatloom.training.optimizers import ScheduledOptimizer, split_parameters
+from chatloom.objectives.language_modeling import language_model_loss
+from chatloom.training.optimizers import ScheduledOptimizer
+from chatloom.training.parameter_groups import split_parameters
 from chatloom.training.schedules import learning_rate
 from chatloom.training.settings import OptimizerSettings
 
@@ -59,7 +62,7 @@ def test_the_optimizer_uses_the_rate_of_the_step() -> None:
     for p in module.parameters():
         p.grad = torch.ones_like(p)
     optimizer.step(1)
-    assert {group["lr"] for group in optimizer.optimizer.param_groups} == {0.25}
+    assert {group["lr"] for group in optimizer.groups} == {0.25}
 
 
 def reference_adam(
@@ -132,41 +135,128 @@ def test_decay_alone_shrinks_matrices_and_leaves_the_rest() -> None:
         torch.testing.assert_close(p.detach(), expected)
 
 
+NAMES = ["adamw", "lamb", "muon"]
+
+
+def random_gradients(model: nn.Module, step: int) -> None:
+    draw = torch.Generator().manual_seed(step)
+    for p in model.parameters():
+        p.grad = torch.randn(p.shape, generator=draw) if p.requires_grad else None
+
+
+def fresh(name: str = "adamw", **settings: object) -> tuple[Transformer, ScheduledOptimizer]:
+    model = Transformer(CONFIG, generator=torch.Generator().manual_seed(0))
+    choice = OptimizerSettings(name=name, **settings)  # type: ignore[arg-type]
+    return model, ScheduledOptimizer({"model": model}, {"model": choice}, 6)
+
+
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("style", ["torch", "tf"])
-def test_state_makes_the_round_trip_through_safetensors(style: str, tmp_path: Path) -> None:
-    def grads(model: Transformer, step: int) -> None:
-        draw = torch.Generator().manual_seed(step)
-        for p in model.parameters():
-            p.grad = torch.randn(p.shape, generator=draw)
-
-    def fresh() -> tuple[Transformer, ScheduledOptimizer]:
-        model = Transformer(CONFIG, generator=torch.Generator().manual_seed(0))
-        return model, ScheduledOptimizer({"model": model}, {"model": OptimizerSettings(eps_style=style, eps=1e-3)}, 6)
-
-    model, optimizer = fresh()
+def test_state_makes_the_round_trip_through_safetensors(style: str, name: str, tmp_path: Path) -> None:
+    how = {"name": name, "eps_style": style, "eps": 1e-3}
+    model, optimizer = fresh(**how)
     for step in range(3):
-        grads(model, step)
+        random_gradients(model, step)
         optimizer.step(step)
     weights = {name: p.detach().clone() for name, p in model.named_parameters()}
     save_file(optimizer.tensors(), tmp_path / "optimizer.safetensors")
-    resumed, again = fresh()
+    resumed, again = fresh(**how)
     resumed.load_state_dict(weights)
     again.load_tensors(load_file(tmp_path / "optimizer.safetensors"))
-    forgetful, empty = fresh()
+    saved, loaded = optimizer.tensors(), again.tensors()
+    assert list(saved) == list(loaded)
+    assert all(torch.equal(value, loaded[key]) for key, value in saved.items())
+    forgetful, empty = fresh(**how)
     forgetful.load_state_dict(weights)
     for who, which in ((model, optimizer), (resumed, again), (forgetful, empty)):
         for step in range(3, 6):
-            grads(who, step)
+            random_gradients(who, step)
             which.step(step)
-    for name, p in model.named_parameters():
-        assert torch.equal(p, resumed.get_parameter(name)), name
-    assert any(not torch.equal(p, forgetful.get_parameter(name)) for name, p in model.named_parameters())
+    for key, p in model.named_parameters():
+        assert torch.equal(p, resumed.get_parameter(key)), key
+    assert any(not torch.equal(p, forgetful.get_parameter(key)) for key, p in model.named_parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_runs_end_in_the_same_bytes(name: str) -> None:
+    ends = []
+    for _ in range(2):
+        model, optimizer = fresh(name)
+        for step in range(4):
+            random_gradients(model, step)
+            optimizer.step(step)
+        ends.append({key: p.detach() for key, p in model.named_parameters()})
+    assert all(torch.equal(value, ends[1][key]) for key, value in ends[0].items())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_frozen_parameters_stay_and_have_no_state(name: str) -> None:
+    model = Transformer(CONFIG, generator=torch.Generator().manual_seed(0))
+    model.layers[0].requires_grad_(False)
+    model.embedding.requires_grad_(False)
+    before = {key: p.detach().clone() for key, p in model.named_parameters()}
+    optimizer = ScheduledOptimizer({"model": model}, {"model": OptimizerSettings(name=name)}, 6)
+    random_gradients(model, 0)
+    optimizer.step(3)
+    frozen = {key for key, p in model.named_parameters() if not p.requires_grad}
+    assert len(frozen) > 5
+    for key, p in model.named_parameters():
+        assert torch.equal(p, before[key]) == (key in frozen), key
+    kept = {key.split(".model.", 1)[1] for key in optimizer.tensors()}
+    assert kept == {key for key, _ in model.named_parameters()} - frozen
+    with pytest.raises(ChatloomError, match="every parameter is frozen"):
+        ScheduledOptimizer({"model": model.requires_grad_(False)}, {"model": OptimizerSettings(name=name)}, 6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_parameter_is_in_one_group_and_decays_as_it_should(name: str) -> None:
+    model, optimizer = fresh(name, weight_decay=0.3)
+    listed = [p for group in optimizer.groups for p in group["params"]]
+    assert len(listed) == len(set(listed)) == len(list(model.parameters()))
+    decayed = {p for group in optimizer.groups if group["weight_decay"] for p in group["params"]}
+    assert decayed == set(split_parameters(model)[0])
+
+
+@pytest.mark.parametrize(("name", "lr"), [("adamw", 1e-2), ("lamb", 0.2), ("muon", 2e-2)])
+def test_a_small_model_learns_a_text_by_heart(name: str, lr: float) -> None:
+    model, _ = fresh()
+    settings = OptimizerSettings(name=name, lr=lr, weight_decay=0.0, warmup=0.1)
+    optimizer = ScheduledOptimizer({"model": model}, {"model": settings}, 60)
+    tokens = torch.randint(20, (4, 16), generator=torch.Generator().manual_seed(0))
+    losses = []
+    for step in range(60):
+        optimizer.zero_grad()
+        hidden = model(tokens)[:, :-1].flatten(0, 1)
+        loss = language_model_loss(hidden, model.unembedding, tokens[:, 1:].flatten(), torch.ones(60)).total / 60
+        loss.backward()
+        optimizer.clip()
+        optimizer.step(step)
+        losses.append(loss.item())
+    assert losses[0] == pytest.approx(math.log(20), rel=0.05)
+    assert losses[-1] < 1.0, losses
+
+
+def test_modules_may_have_optimizers_of_different_kinds() -> None:
+    modules = {name: Transformer(CONFIG, generator=torch.Generator().manual_seed(0)) for name in NAMES}
+    settings = {name: OptimizerSettings(name=name, lr=0.01 * (1 + i)) for i, name in enumerate(NAMES)}  # type: ignore[arg-type]
+    optimizer = ScheduledOptimizer(modules, settings, 6)
+    for model in modules.values():
+        random_gradients(model, 0)
+    optimizer.step(2)
+    for name, model in modules.items():
+        alone = Transformer(CONFIG, generator=torch.Generator().manual_seed(0))
+        own = ScheduledOptimizer({"m": alone}, {"m": settings[name]}, 6)
+        random_gradients(alone, 0)
+        own.step(2)
+        for key, p in alone.named_parameters():
+            assert torch.equal(p, model.get_parameter(key)), (name, key)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_state_is_put_back_on_the_gpu() -> None:
-    module = nn.Linear(4, 4).cuda()
-    optimizer = ScheduledOptimizer({"model": module}, {"model": OptimizerSettings()}, 4)
+@pytest.mark.parametrize("name", NAMES)
+def test_state_is_put_back_on_the_gpu(name: str) -> None:
+    module = Transformer(CONFIG, generator=torch.Generator().manual_seed(0)).cuda()
+    optimizer = ScheduledOptimizer({"model": module}, {"model": OptimizerSettings(name=name)}, 4)  # type: ignore[arg-type]
 
     def step(number: int) -> None:
         for p in module.parameters():
@@ -176,8 +266,8 @@ def test_state_is_put_back_on_the_gpu() -> None:
     step(0)
     weights, state = {n: p.detach().clone() for n, p in module.named_parameters()}, optimizer.tensors()
     step(1)
-    expected = module.weight.detach().clone()
+    expected = {n: p.detach().clone() for n, p in module.named_parameters()}
     module.load_state_dict(weights)
     optimizer.load_tensors(state)
     step(1)
-    assert torch.equal(module.weight, expected)
+    assert all(torch.equal(p, expected[n]) for n, p in module.named_parameters())

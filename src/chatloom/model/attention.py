@@ -92,6 +92,8 @@ class Attention(nn.Module):
             nn.Linear, config.hidden_size, config.attention_size + 2 * config.kv_size, bias=bias
         )
         self.output = nn.utils.skip_init(nn.Linear, config.attention_size, config.hidden_size, bias=bias)
+        # queries, keys, values: matrices of their own for an optimizer that looks at matrices
+        self.fused_rows = {"qkv.weight": (config.attention_size, config.kv_size, config.kv_size)}
 
     def forward(
         self,

@@ -48,6 +48,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.gate_up = nn.utils.skip_init(nn.Linear, config.hidden_size, 2 * config.intermediate_size, bias=False)
         self.down = nn.utils.skip_init(nn.Linear, config.intermediate_size, config.hidden_size, bias=False)
+        self.fused_rows = {"gate_up.weight": (config.intermediate_size, config.intermediate_size)}
 
     def forward(self, x: Tensor) -> Tensor:
         """[batch, time, hidden] -> [batch, time, hidden]."""

@@ -81,7 +81,7 @@ class PretrainSettings(Settings):
         0, ge=0, description="steps at the beginning in which only the rows that `extend-model` added are trained"
     )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast, fp32 weights")
-    optimizer: OptimizerSettings = Field(OptimizerSettings(lr=1e-3), description="AdamW")
+    optimizer: OptimizerSettings = Field(OptimizerSettings(lr=1e-3), description="optimizer, rate and schedule")
     z_loss: float = Field(
         0.0, ge=0, description="factor of the square of the logits' log-normaliser in the loss (PaLM: 1e-4)"
     )
@@ -181,7 +181,7 @@ class _NewRowsFirst:
 
     def __init__(self, context: Context, model: Transformer, optimizer: ScheduledOptimizer) -> None:
         self._model, self._steps = model, context.settings.train_new_rows_first
-        self._groups = optimizer.optimizer.param_groups
+        self._groups = optimizer.groups
         self._decays = [group["weight_decay"] for group in self._groups]
         self._undo: Callable[[], None] | None = None
         self._first = 0

@@ -54,7 +54,8 @@ class RewardSettings(Settings):
     )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast, fp32 weights")
     optimizer: OptimizerSettings = Field(
-        OptimizerSettings(lr=1e-5, weight_decay=0.0, schedule="linear", final_share=0.0), description="AdamW, to 0"
+        OptimizerSettings(lr=1e-5, weight_decay=0.0, schedule="linear", final_share=0.0),
+        description="optimizer, rate and schedule; to 0",
     )
     loop: LoopSettings = Field(LoopSettings(), description="how it runs")
 

@@ -37,7 +37,9 @@ class SftSettings(Settings):
         0.05, ge=0, le=1, description="stop when more conversations than this do not fit the context"
     )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast, fp32 weights")
-    optimizer: OptimizerSettings = Field(OptimizerSettings(lr=1e-4, weight_decay=0.0), description="AdamW")
+    optimizer: OptimizerSettings = Field(
+        OptimizerSettings(lr=1e-4, weight_decay=0.0), description="optimizer, rate and schedule"
+    )
     loop: LoopSettings = Field(LoopSettings(), description="how it runs")
 
 

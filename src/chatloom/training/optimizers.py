@@ -1,47 +1,59 @@
-"""AdamW with parameter groups, a schedule, and state that survives in safetensors."""
+"""Optimizers with parameter groups, a schedule, and state that survives in safetensors."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from chatloom.errors import ChatloomError
+from chatloom.training.lamb import Lamb
+from chatloom.training.muon import Muon
+from chatloom.training.parameter_groups import hidden_matrices, matrices_in, split_parameters
 from chatloom.training.schedules import learning_rate
 from chatloom.training.settings import OptimizerSettings
 
+ADAMW_STATE = ("step", "exp_avg", "exp_avg_sq")
+
 
 class ScheduledOptimizer:
-    """AdamW over named modules, its rate a function of the step alone.
+    """AdamW, LAMB or Muon over named modules, the rate a function of the step alone.
 
     Matrices decay; norms, biases and embeddings (one row is touched by few tokens) do not. Decoupled weight decay:
     Loshchilov & Hutter 2019. Each module's gradient is clipped by its own norm, so a critic's large gradient does not
-    shrink the actor's.
+    shrink the actor's. `groups` are the parameter groups of all `optimizers`; parameters that are frozen when this is
+    made are in none, and take no memory.
     """
 
     def __init__(self, modules: Mapping[str, nn.Module], settings: Mapping[str, OptimizerSettings], total: int) -> None:
+        """Raises ChatloomError when nothing is trainable."""
         self.modules, self.settings, self.total = dict(modules), dict(settings), total
         self.names: dict[Tensor, str] = {}
-        groups = []
+        groups: dict[str, list[dict[str, Any]]] = {}
+        matrices: dict[nn.Parameter, tuple[int, ...]] = {}
         for label, module in self.modules.items():
-            decayed, plain = split_parameters(module)
-            choice = self.settings[label]
             self.names.update({p: f"{label}.{n}" for n, p in module.named_parameters() if p.requires_grad})
-            for parameters, decay in ((decayed, choice.weight_decay), (plain, 0.0)):
-                if parameters:
-                    groups.append(
-                        {
-                            "params": parameters,
-                            "weight_decay": decay,
-                            "lr": choice.lr,
-                            "betas": choice.betas,
-                            "eps": choice.eps,
-                            "label": label,
-                        }
-                    )
-        fused = next(iter(self.names)).device.type in ("cuda", "cpu")
-        self.optimizer = torch.optim.AdamW(groups, fused=fused)
+            matrices.update(matrices_in(module))
+            for name, group in _groups(label, module, self.settings[label]):
+                groups.setdefault(name, []).append(group)
+        if not self.names:
+            raise ChatloomError(f"nothing to train in {', '.join(self.modules)}: every parameter is frozen")
+        self.optimizers: list[torch.optim.Optimizer] = []
+        if "adamw" in groups:
+            fused = next(iter(self.names)).device.type in ("cuda", "cpu")
+            self.optimizers.append(torch.optim.AdamW(groups["adamw"], fused=fused))
+        if "lamb" in groups:
+            self.optimizers.append(Lamb(groups["lamb"], matrices))
+        if "muon" in groups:
+            self.optimizers.append(Muon(groups["muon"], matrices))
+
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        """All parameter groups, as torch's optimizers hold them, with the `label` of their module."""
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
     def rate(self, label: str, step: int) -> float:
         """Learning rate of a module at an optimizer step."""
@@ -69,48 +81,64 @@ class ScheduledOptimizer:
 
     def step(self, step: int) -> None:
         """One update with the learning rates of `step`, which counts the updates from 0."""
-        states = self.optimizer.state
-        for group in self.optimizer.param_groups:
-            choice = self.settings[group["label"]]
-            group["lr"] = self.rate(group["label"], step)
-            if choice.eps_style == "tf":
-                done = int(next(iter(states.values()))["step"]) if states else 0
-                # TensorFlow adds epsilon to sqrt(v) before the bias correction: the same as a larger epsilon early on.
-                group["eps"] = choice.eps / math.sqrt(1.0 - choice.betas[1] ** (done + 1))
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                choice = self.settings[group["label"]]
+                group["lr"] = self.rate(group["label"], step)
+                if choice.eps_style == "tf" and "eps" in group:
+                    done = next((int(s["step"]) for p in group["params"] if (s := optimizer.state.get(p))), 0)
+                    # TensorFlow adds epsilon to sqrt(v) before the bias correction: the same as a larger one early on.
+                    group["eps"] = choice.eps / math.sqrt(1.0 - choice.betas[1] ** (done + 1))
+            optimizer.step()
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
 
     def tensors(self) -> dict[str, Tensor]:
         """Moments and step counters by parameter name."""
         found = {}
-        for parameter, state in self.optimizer.state.items():
-            for key, value in state.items():
-                found[f"{key}.{self.names[parameter]}"] = value.detach().cpu().contiguous()
+        for optimizer in self.optimizers:
+            for parameter, state in optimizer.state.items():
+                for key, value in state.items():
+                    found[f"{key}.{self.names[parameter]}"] = value.detach().cpu().contiguous()
         return found
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Put back what `tensors` gave; a parameter without state stays fresh."""
-        for parameter, name in self.names.items():
-            state = {
-                key: tensors[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}.{name}" in tensors
-            }
-            if state:
-                # The fused kernel wants the step counter, too, on the parameter's device.
-                self.optimizer.state[parameter] = {
-                    key: value.to(parameter.device).clone() for key, value in state.items()
-                }
+        for optimizer in self.optimizers:
+            keys: tuple[str, ...] = getattr(optimizer, "kept", ADAMW_STATE)
+            for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+                names = {key: f"{key}.{self.names[parameter]}" for key in keys}
+                if not any(name in tensors for name in names.values()):
+                    continue
+                state = optimizer.state[parameter] = {}
+                for key, name in names.items():
+                    # AdamW's fused kernel wants the step counter, too, on the parameter's device; LAMB reads it here.
+                    counter = key == "step" and isinstance(optimizer, Lamb)
+                    state[key] = tensors[name].to("cpu" if counter else parameter.device).clone()
 
 
-def split_parameters(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Trainable parameters that decay (matrices of linear layers) and that do not (norms, biases, embeddings)."""
-    embeddings = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for parameter in module.parameters():
-        if parameter.requires_grad:
-            matrix = parameter.ndim >= 2 and id(parameter) not in embeddings
-            (decayed if matrix else plain).append(parameter)
-    return decayed, plain
+def _groups(label: str, module: nn.Module, choice: OptimizerSettings) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(optimizer, parameter group) of a module."""
+    decayed, plain = split_parameters(module)
+    hidden = hidden_matrices(module) if choice.name == "muon" else []
+    if hidden:
+        own = {"momentum": choice.momentum, "weight_decay": choice.weight_decay, "lr": choice.lr, "label": label}
+        yield "muon", {"params": hidden, **own}
+        taken = set(hidden)
+        decayed = [p for p in decayed if p not in taken]
+    for parameters, decay in ((decayed, choice.weight_decay), (plain, 0.0)):
+        if parameters:
+            yield (
+                "lamb" if choice.name == "lamb" else "adamw",
+                {
+                    "params": parameters,
+                    "weight_decay": decay,
+                    "lr": choice.lr,
+                    "betas": choice.betas,
+                    "eps": choice.eps,
+                    "label": label,
+                },
+            )

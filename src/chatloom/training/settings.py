@@ -10,11 +10,15 @@ from chatloom.settings import Settings, runtime
 
 
 class OptimizerSettings(Settings):
-    """AdamW with a warm-up and a decay."""
+    """An optimizer with a warm-up and a decay."""
 
+    name: Literal["adamw", "lamb", "muon"] = Field(
+        "adamw", description="muon: of the matrices inside blocks, AdamW for all else"
+    )
     lr: float = Field(1e-3, gt=0, description="peak learning rate")
-    betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW moment decay rates (LLaMA: 0.9, 0.95)")
-    eps: float = Field(1e-8, gt=0, description="AdamW epsilon")
+    betas: tuple[float, float] = Field((0.9, 0.95), description="decay rates of the moments (LLaMA: 0.9, 0.95)")
+    momentum: float = Field(0.95, ge=0, lt=1, description="decay rate of Muon's momentum")
+    eps: float = Field(1e-8, gt=0, description="added to the root of the second moment (LAMB: 1e-6)")
     eps_style: Literal["torch", "tf"] = Field(
         "torch", description="tf: epsilon outside the bias correction, as in OpenAI's RLHF code"
     )
