@@ -33,9 +33,9 @@ from chatloom.model.transformer import Transformer
 from chatloom.scaling.speed import measured_matmul_rate
 from chatloom.tokens.packing import Batch, Segment, build
 from chatloom.training.forward import NextTokenLoss
-from chatloom.training.loop import Trainer
 from chatloom.training.optimizers import ScheduledOptimizer
 from chatloom.training.settings import OptimizerSettings
+from chatloom.training.trainer import Trainer
 
 ROW, VOCAB, PAD = 2048, 32_768, 0
 # hidden, layers, heads, intermediate, rows of a micro-batch

@@ -26,8 +26,8 @@ from toys import World, merged
 
 from chatloom import artifact, recipe
 from chatloom.artifact import Artifact
-from chatloom.training.loop import Trainer
 from chatloom.training.metrics import read_metrics
+from chatloom.training.trainer import Trainer
 
 # Few and short steps, a checkpoint every other one.
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -24,9 +24,9 @@ from chatloom.stage import Context
 from chatloom.stages.pretrain import ModelSettings, PretrainSettings, _NewRowsFirst
 from chatloom.tokens.store import TokenStore
 from chatloom.tokens.vocabulary import Vocabulary
-from chatloom.training.loop import Trainer
 from chatloom.training.metrics import read_metrics
 from chatloom.training.optimizers import ScheduledOptimizer
+from chatloom.training.trainer import Trainer
 
 UPDATE = Trainer.update
 

@@ -23,8 +23,8 @@ from chatloom.model import weight_files
 from chatloom.stages.ppo import Ppo
 from chatloom.training import checkpoints
 from chatloom.training.checkpoints import State
-from chatloom.training.loop import Trainer
 from chatloom.training.optimizers import ScheduledOptimizer
+from chatloom.training.trainer import Trainer
 
 
 class Crash(Exception):

@@ -20,8 +20,8 @@ from chatloom.tokens.packing import Batch
 from chatloom.training import checkpoints
 from chatloom.training.bundle import Bundle, load_bundle
 from chatloom.training.forward import NextTokenLoss
-from chatloom.training.loop import Terms
 from chatloom.training.metrics import read_metrics
+from chatloom.training.trainer import Terms
 
 
 def greedy(bundle: Bundle, name: str, limit: int = 12) -> tuple[str, bool]:

@@ -22,10 +22,10 @@ from chatloom.stages.ppo import Experience, PpoLoss, PpoSettings
 from chatloom.stages.reward import RankingLoss, RewardSettings
 from chatloom.tokens.packing import Batch, Segment, micro_batches, pack
 from chatloom.training.forward import NextTokenLoss
-from chatloom.training.loop import Objective, Trainer
 from chatloom.training.optimizers import ScheduledOptimizer
 from chatloom.training.rollouts import Answers
 from chatloom.training.settings import OptimizerSettings
+from chatloom.training.trainer import Objective, Trainer
 
 CONFIG = TransformerConfig(
     vocab_size=61, hidden_size=32, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=8, intermediate_size=48,

@@ -19,11 +19,12 @@ from chatloom.errors import ChatloomError
 from chatloom.progress import progress
 from chatloom.training import checkpoints, loop
 from chatloom.training.checkpoints import State
-from chatloom.training.loop import Run, Trainer, fit
+from chatloom.training.loop import Run, fit
 from chatloom.training.metrics import read_metrics
 from chatloom.training.optimizers import ScheduledOptimizer
 from chatloom.training.session import resolve_device, summarise
 from chatloom.training.settings import LoopSettings, OptimizerSettings
+from chatloom.training.trainer import Trainer
 
 
 class Toy:

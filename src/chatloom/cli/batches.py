@@ -17,6 +17,7 @@ from chatloom.artifact import Artifact
 from chatloom.cli.frame import console
 from chatloom.cli.samples import context_length, labels_text, tokens_text
 from chatloom.errors import ChatloomError
+from chatloom.training.metrics import read_metrics
 
 if TYPE_CHECKING:  # these load torch, which a look at documents does not need
     from chatloom.tokens.mixture import Row
@@ -67,12 +68,21 @@ def show_step(item: Artifact, step: int, n: int) -> None:
         raise ChatloomError(f"--step {step}: {item.path} was trained in steps 1 to {data.n_steps}")
     rows = data.rows(step - 1)
     first = (step - 1) * data.batch_rows
-    _title(f"step {step} of {data.n_steps}: rows {first} to {first + len(rows) - 1}")
+    _title(f"step {step} of {data.n_steps}: rows {first} to {first + len(rows) - 1}{_what_became(item.path, step)}")
     for place, row in enumerate(rows, first):
         _print(_row_text(data, place, row, None))
     for place, row in enumerate(rows[:n], first):
         _title(f"row {place} in full")
         _print(_row_text(data, place, row, vocabulary))
+
+
+def _what_became(folder: Path, step: int) -> str:
+    """Whether a step was skipped, or undone when the run went back to an earlier checkpoint."""
+    rows = read_metrics(folder / "metrics.jsonl").rows
+    for row in rows:
+        if row.get("rolled_back_to", step) < step <= row["step"]:
+            return f", undone: step {row['step']} went back to the weights after step {row['rolled_back_to']:.0f}"
+    return ", skipped" if any(row["step"] == step and row.get("skipped") for row in rows) else ""
 
 
 def _row_text(data: PretrainingData, place: int, row: Row, vocabulary: Vocabulary | None) -> Text:

@@ -224,7 +224,7 @@ PANELS: dict[str, Panel] = {
 }
 ALIASES = {"lr": "learning_rate", "gradient_norm": "grad_norm"}
 # Recorded for other readers than the eye.
-UNDRAWN = frozenset({"step", "kind", "seconds", "time", "tokens", "stop", "skipped", "attempt"})
+UNDRAWN = frozenset({"step", "kind", "seconds", "time", "tokens", "stop", "skipped", "rolled_back_to", "attempt"})
 
 
 def metric_figures(

@@ -24,10 +24,10 @@ from chatloom.training.bundle import Bundle, load_bundle, save_bundle
 from chatloom.training.costs import model_plan, texts_of
 from chatloom.training.data import Example, ExampleStream, check_rejected, pack_examples, preference_examples
 from chatloom.training.forward import segment_logprobs
-from chatloom.training.loop import Terms, Trainer
 from chatloom.training.optimizers import ScheduledOptimizer
 from chatloom.training.session import resolve_device, train
 from chatloom.training.settings import LoopSettings, OptimizerSettings
+from chatloom.training.trainer import Terms, Trainer
 
 
 class DpoSettings(Settings):

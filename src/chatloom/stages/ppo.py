@@ -35,11 +35,11 @@ from chatloom.training.bundle import Bundle, load_bundle, save_bundle
 from chatloom.training.checkpoints import State
 from chatloom.training.costs import UNKNOWN_MODEL, all_made, answer_tokens, planned_config, texts_of, training_plan
 from chatloom.training.forward import score
-from chatloom.training.loop import Terms, Trainer
 from chatloom.training.optimizers import ScheduledOptimizer
 from chatloom.training.rollouts import Answers, answers, batches_of, cells, logprob_table, reward_scores, value_table
 from chatloom.training.session import resolve_device, train
 from chatloom.training.settings import LoopSettings, OptimizerSettings
+from chatloom.training.trainer import Terms, Trainer
 
 
 class KlSettings(Settings):

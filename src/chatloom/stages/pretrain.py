@@ -26,17 +26,19 @@ from chatloom.tokens.mixture_plan import MixtureError, MixtureSettings, check_na
 from chatloom.tokens.packing import Batch
 from chatloom.tokens.vocabulary import Vocabulary
 from chatloom.training.ahead import Ahead
+from chatloom.training.anomalies import Watch
 from chatloom.training.bundle import Bundle, load_bundle, save_bundle
 from chatloom.training.checkpoints import State
 from chatloom.training.costs import UNKNOWN_MODEL, planned_config, training_plan
 from chatloom.training.embedding_gradient import shrink_embedding_gradient
 from chatloom.training.forward import NextTokenLoss
-from chatloom.training.loop import Trainer
 from chatloom.training.meter import Meter
 from chatloom.training.optimizers import ScheduledOptimizer
 from chatloom.training.pretraining_data import PretrainingData, open_stores, pretraining_data
 from chatloom.training.session import n_parameters, resolve_device, train, wants_compiled
-from chatloom.training.settings import LoopSettings, OptimizerSettings
+from chatloom.training.settings import AnomalySettings, LoopSettings, OptimizerSettings
+from chatloom.training.suspects import suspects
+from chatloom.training.trainer import Trainer
 
 EXTENSION = "extension.json"  # what `extend-model` leaves beside a model
 
@@ -88,6 +90,7 @@ class PretrainSettings(Settings):
     embedding_gradient_share: float = Field(
         1.0, gt=0, le=1, description="share of the gradient of looked-up embeddings that is used (GLM-130B: 0.1)"
     )
+    anomalies: AnomalySettings = Field(AnomalySettings(), description="steps that are not taken, and going back")
     loop: LoopSettings = Field(LoopSettings(), description="how it runs")
 
 
@@ -103,7 +106,16 @@ def run(context: Context) -> None:
     data = read_data(folders, vocabulary, settings, config.max_positions, context.seed)
     _show(context, data)
     optimizer = ScheduledOptimizer({"model": model}, {"model": settings.optimizer}, data.n_steps)
-    trainer = Trainer({"model": model}, optimizer, settings.loop.max_skips, settings.precision)
+    trainer = Trainer(
+        {"model": model},
+        optimizer,
+        settings.loop.max_skips,
+        settings.precision,
+        watch=Watch(settings.anomalies.spike),
+        rollbacks=settings.anomalies.rollbacks,
+        rollback_after=settings.anomalies.rollback_after,
+        describe=suspects(model, data.documents, vocabulary),
+    )
     new_rows_first = _NewRowsFirst(context, model, optimizer)
     if settings.embedding_gradient_share < 1:
         shrink_embedding_gradient(model.embedding, settings.embedding_gradient_share)
@@ -123,6 +135,7 @@ def run(context: Context) -> None:
         def step(index: int) -> dict[str, float]:
             started = time.perf_counter()
             new_rows_first(index)
+            trainer.watch.enter(f"{data.stage(index)}, {'new rows' if new_rows_first.alone else 'all'}")
             batches, waited = ahead.take(index)
             metrics = trainer.update([batch.to(device) for batch in batches], loss)
             tokens = sum(batch.n_tokens for batch in batches)
@@ -140,6 +153,7 @@ def run(context: Context) -> None:
             load_model=lambda source: _reload(model, source),
             extra_state=lambda: State({"data": data.state(trainer.updates)}, {}),
             load_extra=lambda state: data.check_state(trainer.updates, state.values["data"]),
+            anchor_every=settings.anomalies.rollback_every if settings.anomalies.rollbacks else 0,
         )
     context.metrics.update(
         parameters=n_parameters({"model": model}),
@@ -204,6 +218,11 @@ class _NewRowsFirst:
             self._undo()
             self._undo = None
             self._set_decays(self._decays)
+
+    @property
+    def alone(self) -> bool:
+        """Whether only the new rows learn now."""
+        return self._undo is not None
 
     def _set_decays(self, decays: Sequence[float]) -> None:
         for group, decay in zip(self._groups, decays, strict=True):

@@ -19,10 +19,10 @@ from chatloom.training.bundle import Bundle, load_bundle, save_bundle
 from chatloom.training.costs import model_plan, texts_of
 from chatloom.training.data import ExampleStream, check_rejected, conversation_examples
 from chatloom.training.forward import NextTokenLoss
-from chatloom.training.loop import Trainer
 from chatloom.training.optimizers import ScheduledOptimizer
 from chatloom.training.session import resolve_device, train
 from chatloom.training.settings import LoopSettings, OptimizerSettings
+from chatloom.training.trainer import Trainer
 
 
 class SftSettings(Settings):

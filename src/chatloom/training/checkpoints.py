@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ def save(run: Path, step: int, state: State, write_model: Callable[[Path], None]
 
     A full disk raises ChatloomError and leaves the earlier checkpoints as they were.
     """
-    target = run / FOLDER / f"step-{step}"
+    target = folder_of(run, step)
     if artifact.exists(target):
         return target
     partial = artifact.partial_of(target)
@@ -85,15 +85,8 @@ def latest(run: Path) -> tuple[int, Path] | None:
     aside before) and none is sound, ChatloomError: starting again in silence would hide the loss.
     """
     for step in reversed(steps(run)):
-        folder = run / FOLDER / f"step-{step}"
-        try:
-            artifact.load(folder, verify=True)
-        except artifact.ArtifactError:
-            aside = folder.with_name(f"damaged-{folder.name}")
-            shutil.rmtree(aside, ignore_errors=True)
-            folder.rename(aside)
-            continue
-        return step, folder
+        if is_sound(run, step):
+            return step, folder_of(run, step)
     if any((run / FOLDER).glob("damaged-step-*")):
         raise ChatloomError(
             f"{run / FOLDER}: every checkpoint is damaged (set aside as damaged-step-*); "
@@ -102,9 +95,29 @@ def latest(run: Path) -> tuple[int, Path] | None:
     return None
 
 
-def prune(run: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints and what killed runs left half-written."""
+def folder_of(run: Path, step: int) -> Path:
+    """Where the checkpoint of a step is."""
+    return run / FOLDER / f"step-{step}"
+
+
+def is_sound(run: Path, step: int) -> bool:
+    """Whether every file of a checkpoint has its recorded hash; one that is damaged is set aside, with the reason."""
+    folder = folder_of(run, step)
+    try:
+        artifact.load(folder, verify=True)
+    except artifact.ArtifactError as error:
+        aside = folder.with_name(f"damaged-{folder.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
+        artifact.write_json(aside.with_name(f"{aside.name}.json"), {"step": step, "reason": str(error)})
+        return False
+    return True
+
+
+def prune(run: Path, keep: int, besides: Collection[int] = ()) -> None:
+    """Remove all but the newest `keep` checkpoints and those of `besides`, and what killed runs left half-done."""
     for step in steps(run)[:-keep]:
-        shutil.rmtree(run / FOLDER / f"step-{step}", ignore_errors=True)
+        if step not in besides:
+            shutil.rmtree(folder_of(run, step), ignore_errors=True)
     for partial in (run / FOLDER).glob("*.partial"):
         shutil.rmtree(partial, ignore_errors=True)

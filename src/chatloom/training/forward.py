@@ -14,7 +14,7 @@ from chatloom.model.transformer import Transformer
 from chatloom.objectives.language_modeling import language_model_loss
 from chatloom.objectives.logprobs import token_logprobs
 from chatloom.tokens.packing import Batch
-from chatloom.training.loop import Terms
+from chatloom.training.trainer import Terms
 
 MOSTLY = 0.9
 

@@ -64,6 +64,10 @@ class PretrainingData:
         """The rows of an optimizer step."""
         return self.mixture.step(step, self.batch_rows)
 
+    def stage(self, step: int) -> str:
+        """Name of the mixture's stage that the first row of an optimizer step belongs to."""
+        return self.mixture.names[self.mixture.rows(step * self.batch_rows, 1)[0].stage]
+
     def batches(self, step: int, rows_at_once: int, pad_id: int, *, trim: bool = True) -> list[Batch]:
         """The packed micro-batches of an optimizer step, of at most `rows_at_once` rows each; trim: as in `pack`."""
         pieces = [self.mixture.pieces(row) for row in self.rows(step)]

@@ -18,9 +18,10 @@ from chatloom.progress import say
 from chatloom.stage import Context
 from chatloom.training import checkpoints
 from chatloom.training.checkpoints import State
-from chatloom.training.loop import Run, Trainer, fit
+from chatloom.training.loop import Run, fit
 from chatloom.training.metrics import read_metrics
 from chatloom.training.settings import LoopSettings
+from chatloom.training.trainer import Trainer
 
 DONE = "training.json"
 
@@ -69,6 +70,7 @@ def train(
     extra_state: Callable[[], State] = lambda: State({}, {}),
     load_extra: Callable[[State], None] = lambda _: None,
     finish: Callable[[], dict[str, Any]] = dict,
+    anchor_every: int = 0,
 ) -> list[dict[str, Any]]:
     """Run `unit` for `total` steps with resume; write model and last state into the stage's folder; return the metrics.
 
@@ -84,6 +86,7 @@ def train(
         load_model=load_model,
         extra_state=extra_state,
         load_extra=load_extra,
+        anchor_every=anchor_every,
         quiet=context.quiet,
     )
     done = context.path / DONE
@@ -102,12 +105,15 @@ def train(
         )
         for file in context.path.rglob("*.safetensors"):
             fsync_file(file)  # `done` says that they are whole, also after the power has gone, and checkpoints go now
-        write_json(done, {"total": total, "skipped": trainer.skipped, "metrics": last})
+        write_json(
+            done,
+            {"total": total, "skipped": trainer.skipped, "rollbacks": len(trainer.rolled_back_to), "metrics": last},
+        )
     shutil.rmtree(context.path / checkpoints.FOLDER, ignore_errors=True)
     rows = read_metrics(context.path / "metrics.jsonl").rows
     context.metrics.update(summarise(rows))
     ending = json.loads(done.read_text(encoding="utf-8"))
-    context.metrics.update(skipped_steps=ending["skipped"], **ending["metrics"])
+    context.metrics.update(skipped_steps=ending["skipped"], rollbacks=ending["rollbacks"], **ending["metrics"])
     return rows
 
 

@@ -31,6 +31,19 @@ class OptimizerSettings(Settings):
     final_share: float = Field(0.1, ge=0, le=1, description="last learning rate as a share of the peak")
 
 
+class AnomalySettings(Settings):
+    """What counts as a step gone wrong, beside a loss or gradient that is no finite number, and what then happens."""
+
+    spike: float = Field(
+        10.0,
+        ge=0,
+        description="robust deviations above the median of 128 steps from which a step is not taken; 0: none",
+    )
+    rollback_after: int = Field(3, ge=1, description="skipped steps in a row that lead back to an earlier checkpoint")
+    rollback_every: int = Field(250, ge=1, description="steps between the checkpoints that are gone back to")
+    rollbacks: int = Field(2, ge=0, description="how often a run goes back before it stops; 0: never")
+
+
 class LoopSettings(Settings):
     """How a run is cut into pieces and where it runs; nothing here changes the result."""
 

@@ -1,0 +1,209 @@
+"""One optimizer step: the loss over all micro-batches, a look at it before it is taken, what skipped steps lead to."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from chatloom.progress import say
+from chatloom.tokens.packing import Batch
+from chatloom.training.anomalies import Anomaly, Finding, Watch
+from chatloom.training.checkpoints import State
+from chatloom.training.optimizers import ScheduledOptimizer
+
+
+@dataclass
+class Terms:
+    """What an objective gives for one micro-batch: the weighted sum of losses, and sums to report.
+
+    `total` is sum(weight * loss), a scalar with gradient; `sums` maps a metric to (sum, weight), averaged over the
+    step.
+    """
+
+    total: Tensor
+    sums: dict[str, tuple[Tensor | float, Tensor | float]] = field(default_factory=dict)
+
+    def detached(self) -> Terms:
+        """The same numbers without what led to them."""
+        plain = {name: (_detached(value), _detached(share)) for name, (value, share) in self.sums.items()}
+        return Terms(self.total.detach(), plain)
+
+
+def _detached(value: Tensor | float) -> Tensor | float:
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+class Objective(Protocol):
+    """A loss over micro-batches; `weight` is known before any forward pass, so that the whole step is normalised."""
+
+    def weight(self, batch: Batch) -> float:
+        """Sum of weights this micro-batch contributes."""
+
+    def __call__(self, batch: Batch) -> Terms:
+        """Forward pass of one micro-batch."""
+
+
+CAUSES = (
+    "the learning rate is too high (try a tenth)",
+    "the data holds rows without supervised tokens or with broken text",
+    "the precision is too low for these activations (try fp32)",
+)
+SUSPECTS = 4  # micro-batches that are described, at most
+
+
+def alone(sums: list[float]) -> list[float]:
+    """Sums over all ranks, where there is one."""
+    return sums
+
+
+@dataclass
+class Trainer:
+    """Modules, their optimizer, and what became of the steps that could not be taken.
+
+    watch: what a step is compared with. `rollbacks` times in a run, `rollback_after` skipped steps in a row ask for
+    going back to a checkpoint (`wants_rollback`, which `loop.fit` answers).
+    agree: makes sums over all ranks of a rank's sums. Whatever decides over a step passes through it or is the same on
+    all ranks anyway (the norm of a summed gradient), so every rank takes, skips or rolls back the same step.
+    describe: rows of a micro-batch in words, for `record`, which is told of every skipped step.
+    """
+
+    modules: Mapping[str, nn.Module]
+    optimizer: ScheduledOptimizer
+    max_skips: int = 5
+    precision: str = "fp32"
+    watch: Watch = field(default_factory=Watch)
+    rollbacks: int = 0
+    rollback_after: int = 3
+    agree: Callable[[list[float]], list[float]] = alone
+    describe: Callable[[Batch], list[dict[str, Any]]] | None = None
+    record: Callable[..., None] = lambda _step, _kind, **_record: None
+    updates: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    rolled_back_to: list[int] = field(default_factory=list)
+    wants_rollback: bool = False
+
+    def update(self, batches: Sequence[Batch], objective: Objective) -> dict[str, float]:
+        """One optimizer step: loss = sum(weight * loss) / sum(weight), both sums over all micro-batches and ranks.
+
+        A step without supervised tokens, or with a loss or gradient norm that is not finite or (as `watch` says) a
+        spike, changes no weight; after more than `max_skips` of them in a row Anomaly is raised. Returns metrics (loss
+        in nats, grad_norm, lr, ...).
+        """
+        weights = [objective.weight(batch) for batch in batches]
+        weight = self.agree([sum(weights)])[0]
+        if not weight > 0:
+            return self._skip(Finding("no supervised token in the whole step"), curable=False)
+        self.optimizer.zero_grad()
+        parts: list[Terms] = []
+        for batch in batches:
+            device = batch.tokens.device.type
+            with torch.autocast(device, torch.bfloat16) if self.precision == "bf16" else contextlib.nullcontext():
+                terms = objective(batch)
+            (terms.total / weight).backward()
+            parts.append(terms.detached())
+        # Only here is the device waited for: all its work of this step is queued by now.
+        clipped = self.optimizer.clip()
+        losses = [float(terms.total) for terms in parts]
+        names = sorted({name for terms in parts for name in terms.sums})
+        own = [sum(losses)]
+        for name in names:
+            pairs = [terms.sums[name] for terms in parts if name in terms.sums]
+            own += [sum(float(pair[i]) for pair in pairs) for i in (0, 1)]
+        total, *sums = self.agree(own)
+        norms = {label: float(norm) for label, norm in clipped.items()}
+        first = next(iter(norms))
+        watched = {"loss": total / weight, "gradient norm": norms[first]}
+        watched.update({f"gradient norm of {label}": norm for label, norm in norms.items() if label != first})
+        finding = self.watch.judge(watched)
+        if finding is not None:
+            means = [loss / share if share else 0.0 for loss, share in zip(losses, weights, strict=True)]
+            return self._skip(finding, watched, self._suspects(batches, means))
+        self.watch.accept(watched)
+        self.optimizer.step(self.updates)
+        metrics = {"loss": total / weight, "grad_norm": norms[first], "lr": self.optimizer.rate(first, self.updates)}
+        metrics.update({f"grad_norm_{label}": norm for label, norm in norms.items() if label != first})
+        metrics.update({name: sums[2 * i] / sums[2 * i + 1] for i, name in enumerate(names) if sums[2 * i + 1]})
+        self.updates += 1
+        self.skipped_in_a_row = 0
+        return metrics
+
+    def _skip(
+        self,
+        finding: Finding,
+        watched: Mapping[str, float] | None = None,
+        suspects: Sequence[Mapping[str, Any]] = (),
+        *,
+        curable: bool = True,
+    ) -> dict[str, float]:
+        """Leave the weights as they are; `curable`: older weights or other data may help."""
+        self.optimizer.zero_grad()
+        self.updates += 1
+        self.skipped += 1
+        self.skipped_in_a_row += 1
+        say(f"step skipped, no weight was changed: {finding.reason}")
+        numbers = {name.replace(" ", "_"): value for name, value in (watched or {}).items()}
+        self.record(self.updates, "skipped", reason=finding.reason, **numbers, z_score=finding.z, rows=list(suspects))
+        left = self.rollbacks - len(self.rolled_back_to)
+        self.wants_rollback = curable and left > 0 and self.skipped_in_a_row >= self.rollback_after
+        if self.wants_rollback:
+            return {"skipped": 1.0}
+        spent = curable and self.rollbacks > 0 and self.skipped_in_a_row >= self.rollback_after
+        if self.skipped_in_a_row > self.max_skips or spent:
+            raise self.gives_up(finding.reason)
+        return {"skipped": 1.0}
+
+    def gives_up(self, reason: str) -> Anomaly:
+        """The error that ends a run of which nothing more can be hoped."""
+        tried = f" It went back to a checkpoint {len(self.rolled_back_to)} times." if self.rolled_back_to else ""
+        return Anomaly(
+            f"{self.skipped_in_a_row} steps in a row were skipped, the last because {reason}.{tried} "
+            f"The weights of the last good step are kept. Likely causes: {'; '.join(CAUSES)}."
+        )
+
+    def _suspects(self, batches: Sequence[Batch], means: Sequence[float]) -> list[dict[str, Any]]:
+        """What the micro-batches hold that have no finite loss or, where all have one, the one with the highest."""
+        if self.describe is None or not batches:
+            return []
+        bad = [i for i, mean in enumerate(means) if not math.isfinite(mean)][:SUSPECTS]
+        chosen = bad or [max(range(len(means)), key=means.__getitem__)]
+        try:
+            return [row for i in chosen for row in self.describe(batches[i])]
+        except Exception as error:  # a description that fails must not end what it only describes
+            return [{"error": f"could not be described: {error}"}]
+
+    def gone_back(self, checkpoint: int, *, updates: int, skipped: int, earlier: Sequence[int]) -> None:
+        """Say that what was loaded is a checkpoint gone back to: the count of steps goes on from where it was.
+
+        `earlier`: checkpoints gone back to before.
+        """
+        self.updates, self.skipped, self.skipped_in_a_row = updates, skipped, 0
+        self.rolled_back_to, self.wants_rollback = [*earlier, checkpoint], False
+        reason = f"weights and moments are those after step {checkpoint} again"
+        self.record(updates, "rolled back", reason=reason, checkpoint=checkpoint)
+
+    def state(self) -> State:
+        """Optimizer moments, counters, and the window that steps are compared with."""
+        values = {
+            "updates": self.updates,
+            "skipped": self.skipped,
+            "skipped_in_a_row": self.skipped_in_a_row,
+            "rolled_back_to": self.rolled_back_to,
+            "watch": self.watch.state(),
+        }
+        return State(values, {"optimizer": self.optimizer.tensors()})
+
+    def load(self, state: State) -> None:
+        """Put back what `state` gave."""
+        self.optimizer.load_tensors(state.tensors.get("optimizer", {}))
+        self.updates = state.values["updates"]
+        self.skipped = state.values["skipped"]
+        self.skipped_in_a_row = state.values["skipped_in_a_row"]
+        self.rolled_back_to = list(state.values["rolled_back_to"])
+        self.watch.load(state.values["watch"])
