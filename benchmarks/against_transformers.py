@@ -33,7 +33,7 @@ from chatloom.model.config import TransformerConfig
 from chatloom.model.huggingface import save_model
 from chatloom.model.transformer import Transformer
 from chatloom.tokens.packing import Segment, pack
-from chatloom.training.forward import NextTokenLoss
+from chatloom.training.next_token_loss import NextTokenLoss
 
 CONFIG = TransformerConfig(4096, 128, 4, 4, 4, 32, 344, 256)
 PAD, STOP = 0, 5

@@ -32,7 +32,7 @@ from chatloom.model.config import TransformerConfig
 from chatloom.model.transformer import Transformer
 from chatloom.scaling.speed import measured_matmul_rate
 from chatloom.tokens.packing import Batch, Segment, build
-from chatloom.training.forward import NextTokenLoss
+from chatloom.training.next_token_loss import NextTokenLoss
 from chatloom.training.optimizers import ScheduledOptimizer
 from chatloom.training.settings import OptimizerSettings
 from chatloom.training.trainer import Trainer

@@ -39,13 +39,14 @@ class Line:
 class Plan:
     """What a stage will cost: figures by name, and reasons why it cannot work (empty when it can).
 
-    `notes` are texts (tables) to be shown below the figures.
+    `notes` are texts (tables) to be shown below the figures, `facts` what the plans of later stages may ask for.
     """
 
     lines: tuple[Line, ...] = ()
     refusals: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     def value(self, name: str, default: float = 0.0) -> float:
         """A figure by name, or `default` when the plan has none."""

@@ -46,7 +46,14 @@ def test_a_size_that_cannot_work_is_refused_by_name(change: dict[str, Any], word
 
 @pytest.mark.parametrize(
     "change",
-    [{}, {"tie_embeddings": False}, {"attention_bias": True}, {"head_dim": 12}, {"n_kv_heads": 1}, {"n_kv_heads": 4}],
+    [
+        {},
+        {"tie_embeddings": False},
+        {"qkv_bias": True, "output_bias": True},
+        {"head_dim": 12},
+        {"n_kv_heads": 1},
+        {"n_kv_heads": 4},
+    ],
 )
 def test_parameter_counts_equal_the_built_model(change: dict[str, Any]) -> None:
     config = replace(SMALL, **change)

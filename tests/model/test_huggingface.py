@@ -37,7 +37,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "untied": {"tie_embeddings": False},
     "every head its own": {"n_kv_heads": 4},
     "one kv head, wide heads": {"n_kv_heads": 1, "head_dim": 12, "tie_embeddings": False},
-    "biases": {"attention_bias": True},
+    "biases": {"qkv_bias": True, "output_bias": True},
 }
 TOKENS = torch.randint(0, 90, (3, 40), generator=torch.Generator().manual_seed(0))
 
@@ -96,7 +96,7 @@ def test_a_folder_of_transformers_gives_equal_logits_here(shape: str, tmp_path: 
             rms_norm_eps=config.norm_eps,
             initializer_range=0.3,
             tie_word_embeddings=config.tie_embeddings,
-            attention_bias=config.attention_bias,
+            attention_bias=config.qkv_bias,
             pad_token_id=0,
         )
     )

@@ -50,7 +50,7 @@ def pack(pieces: list[torch.Tensor], length: int) -> tuple[torch.Tensor, torch.T
 
 def test_hidden_states_equal_a_plain_numpy_decoder() -> None:
     """An independent decoder, one token at a time with loops, from the papers' formulae."""
-    config = replace(CONFIG, n_layers=2, attention_bias=True, tie_embeddings=False)
+    config = replace(CONFIG, n_layers=2, qkv_bias=True, output_bias=True, tie_embeddings=False)
     model = make(config).double()
     with torch.no_grad():
         for name, parameter in model.named_parameters():

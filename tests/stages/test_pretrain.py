@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,11 +16,12 @@ from chatloom.artifact import Artifact
 from chatloom.corpus.record import Document, write_documents
 from chatloom.errors import ChatloomError
 from chatloom.evaluation.heldout import baseline_documents, model_logprobs
-from chatloom.stages.pretrain import ModelSettings, PretrainSettings, _rows_at_once
+from chatloom.stages.pretrain import PretrainSettings, _rows_at_once
 from chatloom.tokens.store import TokenStore
 from chatloom.tokens.vocabulary import Vocabulary
 from chatloom.training.bundle import load_bundle
 from chatloom.training.metrics import read_metrics
+from chatloom.training.model_settings import ModelSettings
 from chatloom.training.pretraining_data import open_stores
 from chatloom.training.session import wants_compiled
 from chatloom.training.settings import LoopSettings
@@ -163,11 +165,16 @@ def test_compiled_micro_batches_are_all_of_one_size(micro_batch_tokens: int, equ
 
 def test_compiling_without_triton_is_refused_where_it_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("chatloom.training.session.find_spec", lambda _: None)
+    config = ModelSettings().config(300)
     cuda, cpu = torch.device("cuda"), torch.device("cpu")
-    assert not wants_compiled(LoopSettings.parse({}), cpu)
-    assert not wants_compiled(LoopSettings.parse({}), cuda)  # and says that it is slower
-    assert not wants_compiled(LoopSettings.parse({"compile": "off"}), cuda)
+    assert not wants_compiled(LoopSettings.parse({}), cpu, config)
+    assert not wants_compiled(LoopSettings.parse({}), cuda, config)  # and says that it is slower
+    assert not wants_compiled(LoopSettings.parse({"compile": "off"}), cuda, config)
     with pytest.raises(ChatloomError, match="triton"):
-        wants_compiled(LoopSettings.parse({"compile": "on"}), cuda)
+        wants_compiled(LoopSettings.parse({"compile": "on"}), cuda, config)
     monkeypatch.setattr("chatloom.training.session.find_spec", lambda _: object())
-    assert wants_compiled(LoopSettings.parse({}), cuda)
+    assert wants_compiled(LoopSettings.parse({}), cuda, config)
+    experts = replace(config, n_experts=4)
+    assert not wants_compiled(LoopSettings.parse({}), cuda, experts)
+    with pytest.raises(ChatloomError, match="mixture of experts"):
+        wants_compiled(LoopSettings.parse({"compile": "on"}), cuda, experts)

@@ -19,8 +19,8 @@ from chatloom.generation.sampling import Sampling
 from chatloom.tokens.packing import Batch
 from chatloom.training import checkpoints
 from chatloom.training.bundle import Bundle, load_bundle
-from chatloom.training.forward import NextTokenLoss
 from chatloom.training.metrics import read_metrics
+from chatloom.training.next_token_loss import NextTokenLoss
 from chatloom.training.trainer import Terms
 
 

@@ -21,7 +21,7 @@ from chatloom.stages.dpo import DpoLoss
 from chatloom.stages.ppo import Experience, PpoLoss, PpoSettings
 from chatloom.stages.reward import RankingLoss, RewardSettings
 from chatloom.tokens.packing import Batch, Segment, micro_batches, pack
-from chatloom.training.forward import NextTokenLoss
+from chatloom.training.next_token_loss import NextTokenLoss
 from chatloom.training.optimizers import ScheduledOptimizer
 from chatloom.training.rollouts import Answers
 from chatloom.training.settings import OptimizerSettings

@@ -15,7 +15,7 @@ from chatloom.training.settings import OptimizerSettings
 
 CONFIG = TransformerConfig(
     vocab_size=20, hidden_size=16, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=4, intermediate_size=24,
-    max_positions=16, attention_bias=True, tie_embeddings=False,
+    max_positions=16, qkv_bias=True, output_bias=True, tie_embeddings=False,
 )  # fmt: skip
 HOW = {"lr": 0.02, "eps": 1e-3, "betas": (0.9, 0.99), "schedule": "constant", "warmup": 0.0, "name": "lamb"}
 

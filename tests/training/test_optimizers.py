@@ -22,7 +22,7 @@ from chatloom.training.settings import OptimizerSettings
 
 CONFIG = TransformerConfig(
     vocab_size=20, hidden_size=16, n_layers=2, n_heads=2, n_kv_heads=1, head_dim=8, intermediate_size=24,
-    max_positions=16, attention_bias=True, tie_embeddings=False,
+    max_positions=16, qkv_bias=True, output_bias=True, tie_embeddings=False,
 )  # fmt: skip
 
 

@@ -165,7 +165,8 @@ def _kls(
     for batch in batches_of(rolled.segments, p.config.max_positions, micro_tokens, policy.vocabulary.pad_id, device):
         index = batch.supervised
         hidden = [model.over(batch).flatten(0, 1).index_select(0, index) for model in (p, q)]
-        kl = full_kl(hidden[0], p.unembedding, hidden[1], q.unembedding, temperature=scale)
+        caps = (p.config.logit_softcap, q.config.logit_softcap)
+        kl = full_kl(hidden[0], p.unembedding, hidden[1], q.unembedding, temperature=scale, softcaps=caps)
         where, _ = cells(batch, index, rolled.prompt_lengths)
         sums.index_add_(0, where.cpu(), kl.float().cpu())
     return sums.tolist()

@@ -64,19 +64,28 @@ class KVCache:
         slots = torch.arange(self.length, self.length + n_tokens, device=self._keys.device).unsqueeze(0)
         return slots if self.padding is None else (slots - self.padding.unsqueeze(1)).clamp_min_(0)
 
-    def mask(self, n_tokens: int, dtype: torch.dtype) -> Tensor | None:
+    def mask(
+        self, n_tokens: int, dtype: torch.dtype, *, window: int | None = None, both_ways: bool = False
+    ) -> Tensor | None:
         """Additive mask for the next tokens, broadcastable to [batch, 1, n_tokens, length + n_tokens].
 
-        None when the tokens may see all keys before them: one token without padding, or a first causal block.
+        A token sees the newest `window` tokens, itself included, or all when None; with `both_ways` the next tokens see
+        each other whatever their order. None when the tokens may see all keys before them and no other: one token
+        without padding, or a first causal block.
         """
-        if self.padding is None and (n_tokens == 1 or self.length == 0):
-            return None
         end = self.length + n_tokens
-        if n_tokens == 1:
-            return self._single_token_mask(dtype)[..., :end]
+        narrow = window is not None and end > window
+        if not narrow and not (both_ways and n_tokens > 1):
+            if self.padding is None and (n_tokens == 1 or self.length == 0):
+                return None
+            if n_tokens == 1:
+                return self._single_token_mask(dtype)[..., :end]
         keys = torch.arange(end, device=self._keys.device)
         queries = keys[self.length :].unsqueeze(1)
-        visible = (keys <= queries).unsqueeze(0)
+        visible = (keys < end if both_ways else keys <= queries).unsqueeze(0).expand(1, n_tokens, end)
+        if narrow:
+            assert window is not None
+            visible = visible & (keys > queries - window)
         if self.padding is not None:
             # A padding slot sees itself: a row without any key would become NaN.
             visible = (visible & (keys >= self.padding.view(-1, 1, 1))) | (keys == queries)

@@ -1,4 +1,13 @@
-"""SwiGLU feed-forward layer (Shazeer 2020, eq. 6): down(silu(gate(x)) * up(x)), gate and up in one matrix."""
+"""The feed-forward layer, gated or not.
+
+| kind | formula | source |
+|---|---|---|
+| swiglu | down(silu(gate(x)) * up(x)) | Shazeer 2020, eq. 6 |
+| geglu | down(gelu(gate(x)) * up(x)) | Shazeer 2020, eq. 6 |
+| gelu | down(gelu(up(x))), gelu(x) = x * Phi(x) | Hendrycks & Gimpel 2016 |
+| gelu_tanh | the same by their formula with tanh | GPT-2 |
+| relu2 | down(max(0, up(x))^2) | So et al. 2021, Primer |
+"""
 
 from __future__ import annotations
 
@@ -41,15 +50,33 @@ def swiglu(gate_up: Tensor) -> Tensor:
     return activated * up if torch.is_grad_enabled() else activated.mul_(up)
 
 
+def activate(x: Tensor, kind: str) -> Tensor:
+    """What stands between the two matrices: [..., inner] -> [..., intermediate], half as wide for gated kinds."""
+    if kind == "swiglu":
+        return swiglu(x)
+    if kind == "geglu":
+        gate, up = x.chunk(2, dim=-1)
+        return F.gelu(gate) * up
+    if kind == "relu2":
+        return F.relu(x).square()
+    return F.gelu(x, approximate="tanh" if kind == "gelu_tanh" else "none")
+
+
 class FeedForward(nn.Module):
-    """Gate and up projections in one matrix, then down."""
+    """A matrix (gate and up in one where there is a gate), the activation, a matrix back."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.gate_up = nn.utils.skip_init(nn.Linear, config.hidden_size, 2 * config.intermediate_size, bias=False)
-        self.down = nn.utils.skip_init(nn.Linear, config.intermediate_size, config.hidden_size, bias=False)
-        self.fused_rows = {"gate_up.weight": (config.intermediate_size, config.intermediate_size)}
+        hidden, inner, bias = config.hidden_size, config.intermediate_size, config.feedforward_bias
+        self.kind = config.feedforward
+        self.fused_rows = {"gate_up.weight": (inner, inner)} if config.gated else {}
+        if config.gated:
+            self.gate_up = nn.utils.skip_init(nn.Linear, hidden, 2 * inner, bias=bias)
+        else:
+            self.up = nn.utils.skip_init(nn.Linear, hidden, inner, bias=bias)
+        self.down = nn.utils.skip_init(nn.Linear, inner, hidden, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """[batch, time, hidden] -> [batch, time, hidden]."""
-        return self.down(swiglu(self.gate_up(x)))
+        inner = self.gate_up(x) if hasattr(self, "gate_up") else self.up(x)
+        return self.down(activate(inner, self.kind))

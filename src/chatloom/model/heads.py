@@ -29,7 +29,9 @@ def without_unembedding(body: Transformer) -> Transformer:
     if body.output_embedding is None:
         return body
     bare = Transformer(replace(body.config, tie_embeddings=True), initialise=False)
-    bare.embedding, bare.layers, bare.norm = body.embedding, body.layers, body.norm
+    for name, part in body.named_children():
+        if name != "output_embedding":
+            setattr(bare, name, part)
     return bare
 
 

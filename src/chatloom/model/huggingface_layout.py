@@ -45,7 +45,7 @@ def layout(config: TransformerConfig, kind: str) -> dict[str, list[Piece]]:
         names[ours + "attention.output.weight"] = [
             (theirs + "self_attn.o_proj.weight", (hidden, config.attention_size))
         ]
-        if config.attention_bias:
+        if config.qkv_bias:
             names[ours + "attention.qkv.bias"] = [(f"{theirs}self_attn.{h}_proj.bias", (n,)) for h, n in heads]
             names[ours + "attention.output.bias"] = [(theirs + "self_attn.o_proj.bias", (hidden,))]
         names[ours + "feedforward_norm.weight"] = [(theirs + "post_attention_layernorm.weight", (hidden,))]
@@ -83,7 +83,7 @@ def to_llama_config(
         "rms_norm_eps": config.norm_eps,
         "initializer_range": config.initializer_range,
         "hidden_act": "silu",
-        "attention_bias": config.attention_bias,
+        "attention_bias": config.qkv_bias,
         "attention_dropout": 0.0,
         "mlp_bias": False,
         "tie_word_embeddings": config.tie_embeddings,
@@ -149,7 +149,8 @@ def from_llama_config(values: dict[str, Any], where: str) -> tuple[TransformerCo
             norm_eps=values.get("rms_norm_eps", 1e-6),
             # A reward model has no output matrix, so there is nothing to tie or to load.
             tie_embeddings=True if kind == "reward" else values.get("tie_word_embeddings", False),
-            attention_bias=values.get("attention_bias", False),
+            qkv_bias=values.get("attention_bias", False),
+            output_bias=values.get("attention_bias", False),
             initializer_range=values.get("initializer_range", 0.02),
         )
     except ChatloomError as error:

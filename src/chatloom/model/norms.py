@@ -1,4 +1,4 @@
-"""Root-mean-square normalisation (Zhang & Sennrich 2019, eq. 4): y = x / sqrt(mean(x^2) + eps) * weight.
+"""Normalisation: RMSNorm (Zhang & Sennrich 2019, eq. 4), y = x / sqrt(mean(x^2) + eps) * weight, and LayerNorm.
 
 On CPU the backward pass is written out by hand: it reads the activations half as often as the composed operations
 do, and one block has two of these.
@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from chatloom.model.config import TransformerConfig
 from chatloom.model.handwritten import by_hand
 
 
@@ -67,3 +68,26 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[..., hidden] -> [..., hidden]."""
         return rms_norm(x, self.weight, self.eps)
+
+
+class LayerNorm(nn.Module):
+    """(x - mean(x)) / sqrt(var(x) + eps) * weight + bias (Ba et al. 2016); fp32 inside, x's type outside."""
+
+    def __init__(self, size: int, eps: float, *, bias: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.bias = nn.Parameter(torch.zeros(size)) if bias else None
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., hidden] -> [..., hidden]."""
+        with torch.autocast(x.device.type, enabled=False):  # which would widen the result; sums are in fp32 anyway
+            bias = None if self.bias is None else self.bias.to(x.dtype)
+            return F.layer_norm(x, self.weight.shape, self.weight.to(x.dtype), bias, self.eps)
+
+
+def make_norm(config: TransformerConfig, size: int) -> RMSNorm | LayerNorm:
+    """The config's kind of norm over a last dimension of `size`."""
+    if config.norm == "layer":
+        return LayerNorm(size, config.norm_eps, bias=config.norm_bias)
+    return RMSNorm(size, config.norm_eps)

@@ -13,46 +13,36 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chatloom.model.attention import Attention, KeyValueCache, boundaries_of, packed_mask, takes_boundaries
-from chatloom.model.config import TransformerConfig
-from chatloom.model.feedforward import FeedForward
-from chatloom.model.norms import RMSNorm
-from chatloom.model.positions import RotaryTable
+from chatloom.errors import ChatloomError
+from chatloom.model.attention import (
+    Frame,
+    KeyValueCache,
+    boundaries_of,
+    causal_mask,
+    packed_mask,
+    takes_boundaries,
+)
+from chatloom.model.block import Block
+from chatloom.model.config import ROTARY, TransformerConfig
+from chatloom.model.experts import Routing
+from chatloom.model.initialisation import initialise as draw
+from chatloom.model.norms import make_norm
+from chatloom.model.position_bias import position_bias
+from chatloom.model.positions import RotaryTable, sinusoids, xpos_scales
 from chatloom.tokens.packing import Batch
 
 
-class Block(nn.Module):
-    """x + attention(norm(x)), then x + feedforward(norm(x)): the residual stream itself is never scaled."""
-
-    def __init__(self, config: TransformerConfig, layer: int) -> None:
-        super().__init__()
-        self.attention_norm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.attention = Attention(config, layer)
-        self.feedforward_norm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.feedforward = FeedForward(config)
-
-    def forward(
-        self,
-        x: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        mask: Tensor | None,
-        boundaries: Tensor | None,
-        cache: KeyValueCache | None,
-    ) -> Tensor:
-        """[batch, time, hidden] -> [batch, time, hidden]."""
-        x = x + self.attention(self.attention_norm(x), cos, sin, mask, boundaries, cache)
-        return x + self.feedforward(self.feedforward_norm(x))
-
-
-def _through(block: nn.Module, *inputs: Tensor | None) -> Tensor:
-    """One block on x, cos, sin, mask, boundaries: what is compiled, once for all blocks, as their shapes are equal."""
-    result: Tensor = block(*inputs, None)
+def _through(block: nn.Module, x: Tensor, frame: Frame) -> tuple[Tensor, Routing | None]:
+    """One block without a cache: what is compiled, once for all blocks, as their shapes are equal."""
+    result: tuple[Tensor, Routing | None] = block(x, frame, None)
     return result
 
 
 class Transformer(nn.Module):
-    """Llama-layout decoder (Touvron et al. 2023, section 2.2). Weights are drawn at once; see `initialise`."""
+    """Decoder made of the parts that its config names; the defaults are Llama's (Touvron et al. 2023, section 2.2).
+
+    Weights are drawn at once; see model/initialisation.py.
+    """
 
     def __init__(
         self, config: TransformerConfig, *, generator: torch.Generator | None = None, initialise: bool = True
@@ -60,43 +50,31 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.utils.skip_init(nn.Embedding, config.vocab_size, config.hidden_size)
+        self.position_embedding = (
+            nn.utils.skip_init(nn.Embedding, config.max_positions, config.hidden_size)
+            if config.positions == "learned"
+            else None
+        )
+        self.position_bias = position_bias(config)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
-        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.norm = make_norm(config, config.hidden_size) if config.has_final_norm else nn.Identity()
         self.output_embedding = (
             None
             if config.tie_embeddings
             else nn.utils.skip_init(nn.Linear, config.hidden_size, config.vocab_size, bias=False)
         )
-        self._rotary = RotaryTable(config.head_dim, config.max_positions, config.rope_theta)
-        self._through: Callable[..., Tensor] = _through
+        self._rotary = (
+            RotaryTable(config.head_dim, config.max_positions, config.rope_theta, config.rope_scaling)
+            if config.positions in ROTARY
+            else None
+        )
+        self._through: Callable[..., tuple[Tensor, Routing | None]] = _through
         if initialise:
             self.initialise(generator)
 
-    @torch.no_grad()
     def initialise(self, generator: torch.Generator | None = None) -> None:
-        """Draw the weights anew; `generator` is a CPU generator, torch's global one when None.
-
-        | weights | drawn from |
-        |---|---|
-        | writing to the residual stream: attention output, feed-forward down | N(0, s / sqrt(2 n_layers)) |
-        | every other matrix, embeddings included | N(0, s) |
-        | norms | 1 |
-        | biases | 0 |
-
-        with s = config.initializer_range, as GPT-2 (Radford et al. 2019, section 2.3): 2 n_layers additions then keep
-        the variance of the residual stream independent of depth.
-        """
-        spread = self.config.initializer_range
-        for name, parameter in self.named_parameters():
-            if name.endswith("bias"):
-                parameter.zero_()
-            elif parameter.dim() == 1:
-                parameter.fill_(1.0)
-            else:
-                writes_residual = name.endswith(("attention.output.weight", "feedforward.down.weight"))
-                std = spread / math.sqrt(2 * self.config.n_layers) if writes_residual else spread
-                values = torch.empty(parameter.shape, dtype=torch.float32).normal_(0.0, std, generator=generator)
-                parameter.copy_(values)
+        """Draw the weights anew; `generator` is a CPU generator, torch's global one when None."""
+        draw(self, self.config, generator)
 
     @property
     def unembedding(self) -> Tensor:
@@ -105,7 +83,9 @@ class Transformer(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., hidden] -> [..., vocab]; for a few positions only (see the top of this file)."""
-        return F.linear(hidden, self.unembedding)
+        logits = F.linear(hidden, self.unembedding)
+        cap = self.config.logit_softcap
+        return logits if cap is None else cap * torch.tanh(logits / cap)
 
     def forward(
         self,
@@ -114,14 +94,18 @@ class Transformer(nn.Module):
         segments: Tensor | None = None,
         cache: KeyValueCache | None = None,
         boundaries: Tensor | None = None,
+        prefix: Tensor | None = None,
+        routings: list[Routing] | None = None,
     ) -> Tensor:
         """Hidden states [batch, time, hidden] after the final norm, of tokens [batch, time].
 
         positions [batch, time]: place of each token in its own segment (counted from 0, or from the cache's end, when
         None). segments [batch, time]: attention is causal and stays inside a segment; -1 is padding, whose hidden
         states are finite and mean nothing. With None the row is one segment. boundaries: what `boundaries_of(segments)`
-        gives, where it is known already. Under autocast the residual stream has autocast's dtype. Raises ValueError
-        when segments and cache are both given, IndexError for a token or position outside the model's range.
+        gives, where it is known already. prefix bool [batch, time]: tokens of a segment that see each other both ways;
+        with a cache the first tokens of a prefix decoder do. routings: what each router did is appended. Under autocast
+        the residual stream has autocast's dtype. Raises ValueError when segments and cache are both given, IndexError
+        for a token or position outside the model's range.
         """
         if segments is not None and cache is not None:
             raise ValueError("segments and cache are both given; a cache knows its own padding, so pass segments=None")
@@ -130,38 +114,106 @@ class Transformer(nn.Module):
             positions = (
                 torch.arange(time, device=tokens.device).unsqueeze(0) if cache is None else cache.positions(time)
             )
-        x = self.embedding(tokens)
+        x = self._embed(tokens, positions)
+        frames = self._frames(x, positions, segments, cache, boundaries, prefix)
+        for layer, block in enumerate(self.layers):
+            frame = frames[self.config.window_of(layer)]
+            x, routing = self._through(block, x, frame) if cache is None else block(x, frame, cache)
+            if routing is not None and routings is not None:
+                routings.append(routing)
+        if cache is not None:
+            cache.advance(time)
+        hidden: Tensor = self.norm(x)
+        return hidden
+
+    def _embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """[batch, time, hidden]: token embeddings, with what tells the place where that is added to them."""
+        x: Tensor = self.embedding(tokens)
+        if self.position_embedding is not None:
+            x = x + self.position_embedding(positions)
+        elif self.config.positions == "sinusoidal":
+            # Vaswani et al. 2017, 3.4: embeddings are multiplied so that places do not drown them.
+            x = x * math.sqrt(self.config.hidden_size) + sinusoids(positions, self.config.hidden_size).to(x.dtype)
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        cos, sin = self._rotary(positions, x.dtype)
-        if cache is not None:
-            mask = cache.mask(time, x.dtype)
-            for block in self.layers:
-                x = block(x, cos, sin, mask, None, cache)
-            cache.advance(time)
-            return self.norm(x)
-        mask = None
-        if segments is None:
-            boundaries = None
-        elif takes_boundaries(x.device, x.dtype):
+        return F.dropout(x, self.config.dropout) if self.config.dropout and self.training else x
+
+    def _frames(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        segments: Tensor | None,
+        cache: KeyValueCache | None,
+        boundaries: Tensor | None,
+        prefix: Tensor | None,
+    ) -> dict[int | None, Frame]:
+        """What the layers of each window share."""
+        config, time = self.config, x.shape[1]
+        rotation: tuple[Tensor, ...] = () if self._rotary is None else self._rotary(positions, x.dtype)
+        if config.positions == "xpos":
+            rotation = (*rotation, xpos_scales(positions, config.head_dim, x.dtype))
+        bias = None
+        if self.position_bias is not None:
+            keys = time if cache is None else cache.length + time
+            bias = self.position_bias(time, keys, x.device).to(x.dtype).unsqueeze(0)
+        present = segments >= 0 if segments is not None and config.n_experts else None
+        by_boundaries = (
+            segments is not None
+            and bias is None
+            and prefix is None
+            and not (config.attention_dropout and self.training)
+            and takes_boundaries(x.device, x.dtype)
+        )
+        if segments is not None and by_boundaries:
             boundaries = boundaries_of(segments) if boundaries is None else boundaries
         else:
-            mask, boundaries = packed_mask(segments, x.dtype), None
-        for block in self.layers:
-            x = self._through(block, x, cos, sin, mask, boundaries)
-        return self.norm(x)
+            boundaries = None
+        frames: dict[int | None, Frame] = {}
+        for window in {config.window_of(layer) for layer in range(config.n_layers)}:
+            mask: Tensor | None = None
+            narrow = None if window is None or (cache is None and window >= time) else window
+            if cache is not None:
+                both_ways = config.prefix_decoder and cache.length == 0
+                mask = cache.mask(time, x.dtype, window=narrow, both_ways=both_ways)
+            elif boundaries is None:
+                if segments is not None:
+                    mask = packed_mask(segments, x.dtype, window=narrow, prefix=prefix)
+                elif prefix is not None:
+                    mask = packed_mask(torch.zeros_like(prefix, dtype=torch.int64), x.dtype, prefix=prefix)
+                elif narrow is not None:
+                    mask = causal_mask(time, x.dtype, x.device, narrow)
+            if bias is not None:
+                if mask is None and time > 1:
+                    mask = causal_mask(time, x.dtype, x.device)
+                mask = bias if mask is None else mask + bias
+            frames[window] = Frame(rotation, mask, boundaries, present)
+        return frames
 
-    def over(self, batch: Batch) -> Tensor:
+    def over(self, batch: Batch, routings: list[Routing] | None = None) -> Tensor:
         """Hidden states [rows, time, hidden] of a packed batch."""
-        if batch.is_plain and batch.tokens.device.type == "cuda":  # plainly causal kernels take half the time there
-            hidden: Tensor = self(batch.tokens, batch.positions)
+        prefix = batch.prefix if self.config.prefix_decoder else None
+        plain = batch.is_plain and prefix is None
+        if plain and batch.tokens.device.type == "cuda":  # plainly causal kernels take half the time there
+            hidden: Tensor = self(batch.tokens, batch.positions, routings=routings)
         else:
-            hidden = self(batch.tokens, batch.positions, batch.segments, boundaries=batch.boundaries)
+            hidden = self(
+                batch.tokens,
+                batch.positions,
+                batch.segments,
+                boundaries=batch.boundaries,
+                prefix=prefix,
+                routings=routings,
+            )
         return hidden
 
     def compile_blocks(self) -> None:
         """From now on passes without a cache run each block as compiled code: made at the first one, for all blocks.
 
-        Results differ from the uncompiled ones by rounding.
+        Results differ from the uncompiled ones by rounding. Raises ChatloomError for a mixture of experts, whose shapes
+        depend on the data.
         """
+        if self.config.n_experts:
+            raise ChatloomError(
+                "a mixture of experts is not compiled: its shapes depend on the data; set compile to off"
+            )
         self._through = torch.compile(_through, fullgraph=True)

@@ -40,14 +40,15 @@ def language_model_loss(
     weights: Tensor,
     *,
     z_loss: float = 0.0,
+    softcap: float | None = None,
     chunk_size: int | None = None,
 ) -> LossSums:
     """The loss sums straight from hidden states, a quarter cheaper than through `token_logprobs`.
 
     hidden [n, hidden], unembedding [vocab, hidden], targets int64 [n], weights [n] -> scalars in fp32. As the loss is a
     weighted sum, its gradient is known in the forward pass, chunk by chunk, and no logits are computed twice or kept.
-    `z_loss` holds logsumexp near 0 (Chowdhery et al. 2022, PaLM, section 5: 1e-4). Equal to
-    `weighted_nll(token_logprobs(...))` within rounding; raises ValueError as it does.
+    `z_loss` holds logsumexp near 0 (Chowdhery et al. 2022, PaLM, section 5: 1e-4); `softcap` caps logits softly. Equal
+    to `weighted_nll(token_logprobs(...))` within rounding; raises ValueError as it does.
     """
     lp.check_shapes(hidden, unembedding, 1.0, chunk_size)
     if not targets.shape == weights.shape == hidden.shape[:1]:
@@ -57,7 +58,7 @@ def language_model_loss(
         )
     chunk = chunk_size or lp.automatic_chunk(unembedding.shape[0], hidden.device)
     total, nll = _LanguageModelLoss.apply(
-        hidden, unembedding, targets, weights.detach(), z_loss, chunk, torch.is_grad_enabled()
+        hidden, unembedding, targets, weights.detach(), z_loss, softcap, chunk, torch.is_grad_enabled()
     )
     return LossSums(total, nll, weights.detach().sum())
 
@@ -120,6 +121,7 @@ class _LanguageModelLoss(torch.autograd.Function):
         targets: Tensor,
         weights: Tensor,
         z_loss: float,
+        softcap: float | None,
         chunk: int,
         differentiate: bool,
     ) -> tuple[Tensor, Tensor]:
@@ -136,12 +138,15 @@ class _LanguageModelLoss(torch.autograd.Function):
         for start in range(0, hidden.shape[0], chunk):
             part = slice(start, start + chunk)
             h = hidden[part].to(narrow)
-            z = lp.chunk_logits(h, rounded, 1.0)
+            z = lp.chunk_logits(h, rounded, 1.0, softcap)
+            slope = lp.softcap_slope(z, 1.0, softcap)
             gradient, part_total, part_nll = terms(z, targets[part], weights[part], z_loss, dtype)
             total += part_total
             nll += part_nll
             if gradient is None:
                 continue
+            if slope is not None:
+                gradient = gradient.mul_(slope)
             if grad_hidden is not None:
                 grad_hidden[part] = lp.product(gradient, rounded)
             if grad_unembedding is not None:
@@ -159,4 +164,4 @@ class _LanguageModelLoss(torch.autograd.Function):
             grad_hidden = grad_hidden * grad.to(grad_hidden.dtype)
         if grad_unembedding is not None:
             grad_unembedding = (grad_unembedding * grad).to(ctx.unembedding_dtype)
-        return grad_hidden, grad_unembedding, None, None, None, None, None
+        return grad_hidden, grad_unembedding, None, None, None, None, None, None

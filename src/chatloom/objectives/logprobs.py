@@ -2,6 +2,8 @@
 
     logprob_i = z_i[target_i] - logsumexp(z_i),   z_i = (unembedding @ hidden_i) / temperature
 
+or, where a model caps its logits u softly (Gemma 2), z_i = c tanh(u_i / c) / temperature.
+
 Logits exist for one chunk of positions at a time, in at least fp32, and are computed again in the backward pass, so no
 [positions, vocab] tensor is ever kept. The temperature is part of the policy: sampling, old, new and reference
 log-probabilities must all be taken at the same one (Huang et al. 2024, "The N implementation details of RLHF").
@@ -25,6 +27,7 @@ def token_logprobs(
     targets: Tensor,
     *,
     temperature: float = 1.0,
+    softcap: float | None = None,
     chunk_size: int | None = None,
     with_entropy: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -40,7 +43,7 @@ def token_logprobs(
     if targets.shape != hidden.shape[:1]:
         raise ValueError(f"targets {list(targets.shape)}, hidden {list(hidden.shape)}: expected one target a position")
     chunk = chunk_size or automatic_chunk(unembedding.shape[0], hidden.device)
-    logprobs, entropies = _TokenLogprobs.apply(hidden, unembedding, targets, temperature, chunk, with_entropy)
+    logprobs, entropies = _TokenLogprobs.apply(hidden, unembedding, targets, temperature, softcap, chunk, with_entropy)
     return (logprobs, entropies) if with_entropy else logprobs
 
 
@@ -64,12 +67,14 @@ def full_kl(
     unembedding_q: Tensor,
     *,
     temperature: float = 1.0,
+    softcaps: tuple[float | None, float | None] = (None, None),
     chunk_size: int | None = None,
 ) -> Tensor:
     """Exact KL(p || q) in nats at each position, over the whole vocabulary; no gradient.
 
     hidden_p [n, hidden_p] and unembedding_p [vocab, hidden_p] give p, likewise q (the widths may differ, the vocabulary
-    may not) -> [n] in fp32 or wider. Never below 0 by more than rounding. Raises ValueError as `token_logprobs` does.
+    may not), and softcaps of p and of q theirs -> [n] in fp32 or wider. Never below 0 by more than rounding. Raises
+    ValueError as `token_logprobs` does.
     """
     check_shapes(hidden_p, unembedding_p, temperature, chunk_size)
     check_shapes(hidden_q, unembedding_q, temperature, chunk_size)
@@ -82,8 +87,8 @@ def full_kl(
     parts = [hidden_p.new_zeros(0, dtype=accurate(hidden_p.dtype))]
     for start in range(0, hidden_p.shape[0], chunk):
         part = slice(start, start + chunk)
-        log_p = chunk_logits(hidden_p[part], unembedding_p, temperature).log_softmax(-1)
-        log_q = chunk_logits(hidden_q[part], unembedding_q, temperature).log_softmax(-1)
+        log_p = chunk_logits(hidden_p[part], unembedding_p, temperature, softcaps[0]).log_softmax(-1)
+        log_q = chunk_logits(hidden_q[part], unembedding_q, temperature, softcaps[1]).log_softmax(-1)
         parts.append((log_p.exp() * (log_p - log_q)).sum(-1))
     return torch.cat(parts)
 
@@ -103,6 +108,7 @@ class _TokenLogprobs(torch.autograd.Function):
         unembedding: Tensor,
         targets: Tensor,
         temperature: float,
+        softcap: float | None,
         chunk: int,
         with_entropy: bool,
     ) -> tuple[Tensor, Tensor | None]:
@@ -114,7 +120,7 @@ class _TokenLogprobs(torch.autograd.Function):
         entropies = hidden.new_empty(n, dtype=dtype) if with_entropy else None
         for start in range(0, n, chunk):
             part = slice(start, start + chunk)
-            z = chunk_logits(hidden[part].to(narrow), rounded, temperature)
+            z = chunk_logits(hidden[part].to(narrow), rounded, temperature, softcap)
             norm = z.logsumexp(-1)
             norms[part] = norm
             logprobs[part] = z.gather(-1, targets[part].unsqueeze(-1)).squeeze(-1) - norm
@@ -122,7 +128,7 @@ class _TokenLogprobs(torch.autograd.Function):
                 z.sub_(norm.unsqueeze(-1))  # -sum p log p: no difference of large numbers, and never below 0
                 entropies[part] = -(z.exp() * z).sum(-1)
         ctx.save_for_backward(hidden, unembedding, targets, norms, entropies)
-        ctx.temperature, ctx.chunk, ctx.narrow = temperature, chunk, narrow
+        ctx.temperature, ctx.softcap, ctx.chunk, ctx.narrow = temperature, softcap, chunk, narrow
         ctx.set_materialize_grads(False)
         return logprobs, entropies
 
@@ -139,7 +145,9 @@ class _TokenLogprobs(torch.autograd.Function):
         for start in range(0, hidden.shape[0], ctx.chunk):
             part = slice(start, start + ctx.chunk)
             h = hidden[part].to(ctx.narrow)
-            z = chunk_logits(h, rounded, ctx.temperature).sub_(norms[part].unsqueeze(-1))  # log p
+            z = chunk_logits(h, rounded, ctx.temperature, ctx.softcap)
+            slope = softcap_slope(z, ctx.temperature, ctx.softcap)
+            z.sub_(norms[part].unsqueeze(-1))  # log p
             grad = grad_logprobs[part].unsqueeze(-1)
             if grad_entropies is None:
                 z.exp_().mul_(-grad)
@@ -150,6 +158,8 @@ class _TokenLogprobs(torch.autograd.Function):
             z.scatter_add_(-1, targets[part].unsqueeze(-1), grad)
             if ctx.temperature != 1.0:
                 z.div_(ctx.temperature)
+            if slope is not None:
+                z.mul_(slope)
             z = z.to(ctx.narrow)
             if grad_hidden is not None:
                 grad_hidden[part] = product(z, rounded)
@@ -157,7 +167,7 @@ class _TokenLogprobs(torch.autograd.Function):
                 grad_unembedding += product(z.t(), h)
         if grad_unembedding is not None:
             grad_unembedding = grad_unembedding.to(unembedding.dtype)
-        return grad_hidden, grad_unembedding, None, None, None, None
+        return grad_hidden, grad_unembedding, None, None, None, None, None
 
 
 def accurate(dtype: torch.dtype) -> torch.dtype:
@@ -179,11 +189,18 @@ def product(a: Tensor, b: Tensor) -> Tensor:
         return torch.mm(a, b, out_dtype=torch.float32) if a.device.type == "cuda" else a.float() @ b.float()
 
 
-def chunk_logits(hidden: Tensor, unembedding: Tensor, temperature: float) -> Tensor:
-    """Logits / temperature of some positions, [n, vocab], in fp32 or fp64."""
+def chunk_logits(hidden: Tensor, unembedding: Tensor, temperature: float, softcap: float | None = None) -> Tensor:
+    """Logits, capped if so asked, / temperature of some positions, [n, vocab], in fp32 or fp64."""
     narrow = product_dtype(hidden, unembedding)
     z = product(hidden.to(narrow), unembedding.to(narrow).t())
+    if softcap is not None:
+        z.div_(softcap).tanh_().mul_(softcap)
     return z if temperature == 1.0 else z.div_(temperature)
+
+
+def softcap_slope(z: Tensor, temperature: float, softcap: float | None) -> Tensor | None:
+    """d (c tanh(u / c)) / du = 1 - tanh(u / c)^2 where `chunk_logits` gave z [n, vocab]; None without a cap."""
+    return None if softcap is None else 1.0 - (z * (temperature / softcap)).square_()
 
 
 def check_shapes(hidden: Tensor, unembedding: Tensor, temperature: float, chunk_size: int | None) -> None:

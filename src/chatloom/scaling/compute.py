@@ -9,52 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from chatloom.errors import ChatloomError
+from chatloom.model.config import TransformerConfig
 
 
 class ComputeError(ChatloomError):
     """A size or rate that cannot be: zero, negative, or heads that do not divide."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Sizes of a Llama-layout decoder (grouped-query attention, SwiGLU, RMSNorm, RoPE)."""
-
-    vocab_size: int
-    hidden_size: int
-    n_layers: int
-    n_heads: int
-    n_kv_heads: int
-    head_dim: int
-    intermediate_size: int
-    tie_embeddings: bool = True
-    attention_bias: bool = False
-
-    def __post_init__(self) -> None:
-        sizes = ("vocab_size", "hidden_size", "n_layers", "n_heads", "n_kv_heads", "head_dim", "intermediate_size")
-        for name in sizes:
-            if getattr(self, name) < 1:
-                raise ComputeError(f"{name} = {getattr(self, name)}: expected at least 1")
-        if self.n_heads % self.n_kv_heads:
-            raise ComputeError(f"n_heads = {self.n_heads} is no multiple of n_kv_heads = {self.n_kv_heads}")
-
-    @property
-    def layer_matrices(self) -> int:
-        """Weights of one layer's matrices: q, k, v, o projections and gate, up, down of the feed-forward."""
-        attention = 2 * self.hidden_size * self.head_dim * (self.n_heads + self.n_kv_heads)
-        return attention + 3 * self.hidden_size * self.intermediate_size
-
-    @property
-    def parameters(self) -> int:
-        """All parameters; a tied embedding counts once."""
-        biases = self.head_dim * (self.n_heads + 2 * self.n_kv_heads) + self.hidden_size if self.attention_bias else 0
-        layer = self.layer_matrices + 2 * self.hidden_size + biases
-        embeddings = self.vocab_size * self.hidden_size * (1 if self.tie_embeddings else 2)
-        return self.n_layers * layer + self.hidden_size + embeddings
-
-    @property
-    def parameters_non_embedding(self) -> int:
-        """Parameters without the input embedding and the output matrix: N of Kaplan et al. 2020."""
-        return self.parameters - self.vocab_size * self.hidden_size * (1 if self.tie_embeddings else 2)
 
 
 @dataclass(frozen=True)
@@ -78,34 +37,19 @@ def training_flops_6nd(n_parameters: int, n_tokens: int) -> int:
     return 6 * n_parameters * n_tokens
 
 
-def forward_flops_per_token(shape: Shape, context: int) -> float:
-    """FLOPs of one token's forward pass in a causal sequence of `context` tokens, the mean over its positions.
-
-    2 per weight of every matrix that a token meets (the output matrix too; looking up an embedding costs nothing),
-    and for attention 2 * n_heads * head_dim for scores and as much for the weighted sum per position attended to, of
-    which a causal token has (context + 1) / 2 on average (Hoffmann et al. 2022, arXiv 2203.15556, appendix F, with
-    causality counted).
-    """
-    if context < 1:
-        raise ComputeError(f"context = {context}: expected at least 1 token")
-    matrices = 2 * (shape.n_layers * shape.layer_matrices + shape.hidden_size * shape.vocab_size)
-    attention = shape.n_layers * 4 * shape.n_heads * shape.head_dim * (context + 1) / 2
-    return matrices + attention
-
-
-def training_flops(shape: Shape, context: int, n_tokens: int) -> float:
+def training_flops(config: TransformerConfig, context: int, n_tokens: int) -> float:
     """FLOPs of training on n_tokens in sequences of `context`: forward, and twice as much backward."""
-    return 3 * forward_flops_per_token(shape, context) * n_tokens
+    return config.flops_per_token(context) * n_tokens
 
 
-def generation_flops(shape: Shape, prompt_tokens: int, new_tokens: int) -> float:
+def generation_flops(config: TransformerConfig, prompt_tokens: int, new_tokens: int) -> float:
     """FLOPs of reading a prompt and generating with a key-value cache, for one sequence."""
     length = prompt_tokens + new_tokens
-    return forward_flops_per_token(shape, max(1, length)) * length
+    return config.forward_flops_per_token(max(1, length)) * length
 
 
 def training_memory(
-    shape: Shape,
+    config: TransformerConfig,
     micro_batch_tokens: int,
     *,
     bytes_per_parameter: int = 4,
@@ -124,11 +68,11 @@ def training_memory(
     """
     if micro_batch_tokens < 1:
         raise ComputeError(f"micro_batch_tokens = {micro_batch_tokens}: expected at least 1")
-    n = shape.parameters
+    n = config.n_parameters()
     states = 8 + (4 if bytes_per_parameter < 4 else 0)
-    layer = layer_activations(shape) * bytes_per_activation
-    kept = shape.n_layers * shape.hidden_size * bytes_per_activation + layer if recompute else shape.n_layers * layer
-    chunk = 3 * min(logprob_chunk, micro_batch_tokens) * shape.vocab_size * 4  # logits, their softmax, their gradient
+    layer = layer_activations(config) * bytes_per_activation
+    kept = config.n_layers * config.hidden_size * bytes_per_activation + layer if recompute else config.n_layers * layer
+    chunk = 3 * min(logprob_chunk, micro_batch_tokens) * config.vocab_size * 4  # logits, their softmax, their gradient
     return Memory(
         parameters=trained_copies * n * bytes_per_parameter,
         gradients=trained_copies * n * bytes_per_parameter,
@@ -138,20 +82,23 @@ def training_memory(
     )
 
 
-def layer_activations(shape: Shape) -> int:
+def layer_activations(config: TransformerConfig) -> int:
     """Numbers that one layer keeps per token for its backward pass, with attention that stores no score matrix.
 
     Counted tensor by tensor as Korthikanti et al. 2022 (arXiv 2205.05198, section 4) do for GPT: residual and
-    normalised input twice (4 h), q and k before and after rotation, v, attention output, gate, up, silu(gate) and
-    their product.
+    normalised input twice (4 h), q and k before and after rotation, v, attention output; of each feed-forward layer
+    that a token goes through gate, up, silu(gate) and their product, or the activation's input and output.
     """
-    heads = shape.head_dim * (3 * shape.n_heads + 3 * shape.n_kv_heads)
-    return 4 * shape.hidden_size + heads + 4 * shape.intermediate_size
+    heads = config.head_dim * (3 * config.n_heads + 3 * config.n_kv_heads)
+    inner = (
+        (4 if config.gated else 2) * config.intermediate_size * (config.experts_per_token if config.n_experts else 1)
+    )
+    return 4 * config.hidden_size + heads + inner
 
 
-def kv_cache_bytes(shape: Shape, tokens: int, *, sequences: int = 1, bytes_per_value: int = 4) -> int:
+def kv_cache_bytes(config: TransformerConfig, tokens: int, *, sequences: int = 1, bytes_per_value: int = 4) -> int:
     """Bytes of keys and values for `sequences` of `tokens` each: 2 * layers * kv heads * head_dim values a token."""
-    return 2 * shape.n_layers * shape.n_kv_heads * shape.head_dim * bytes_per_value * tokens * sequences
+    return 2 * config.n_layers * config.n_kv_heads * config.head_dim * bytes_per_value * tokens * sequences
 
 
 def checkpoint_bytes(n_parameters: int, *, bytes_per_parameter: int = 4, with_optimizer: bool = True) -> int:

@@ -422,7 +422,7 @@ def plan(context: PlanContext) -> Plan:
         frozen=2,
         micro_batch_tokens=settings.loop.micro_batch_tokens,
     )
-    return Plan((*costs.lines, Line("answer_tokens", length, "tokens")), warnings=too_few)
+    return replace(costs, lines=(*costs.lines, Line("answer_tokens", length, "tokens")), warnings=too_few)
 
 
 STAGE = Stage(

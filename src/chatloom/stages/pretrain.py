@@ -16,7 +16,6 @@ from chatloom.artifact import Artifact, write_json
 from chatloom.corpus.selection.expressions import Expression
 from chatloom.errors import ChatloomError
 from chatloom.evaluation.heldout import heldout_scores
-from chatloom.model.config import TransformerConfig
 from chatloom.model.extension import train_new_rows_only
 from chatloom.model.transformer import Transformer
 from chatloom.progress import say
@@ -31,45 +30,17 @@ from chatloom.training.bundle import Bundle, load_bundle, save_bundle
 from chatloom.training.checkpoints import State
 from chatloom.training.costs import UNKNOWN_MODEL, planned_config, training_plan
 from chatloom.training.embedding_gradient import shrink_embedding_gradient
-from chatloom.training.forward import NextTokenLoss
 from chatloom.training.meter import Meter
+from chatloom.training.model_settings import ModelSettings
+from chatloom.training.next_token_loss import NextTokenLoss
 from chatloom.training.optimizers import ScheduledOptimizer
 from chatloom.training.pretraining_data import PretrainingData, open_stores, pretraining_data
-from chatloom.training.session import n_parameters, resolve_device, train, wants_compiled
+from chatloom.training.session import n_parameters, noise_seed, resolve_device, train, wants_compiled
 from chatloom.training.settings import AnomalySettings, LoopSettings, OptimizerSettings
 from chatloom.training.suspects import suspects
 from chatloom.training.trainer import Trainer
 
 EXTENSION = "extension.json"  # what `extend-model` leaves beside a model
-
-
-class ModelSettings(Settings):
-    """Shape of the decoder (Llama layout: RMSNorm, RoPE, SwiGLU)."""
-
-    hidden_size: int = Field(128, ge=2, description="width of the residual stream")
-    n_layers: int = Field(4, ge=1, description="blocks")
-    n_heads: int = Field(4, ge=1, description="query heads")
-    n_kv_heads: int | None = Field(None, description="key-value heads; as many as query heads when null")
-    head_dim: int | None = Field(None, description="width of a head; hidden_size / n_heads when null")
-    intermediate_size: int | None = Field(None, description="width of the SwiGLU; 8/3 hidden_size, up to 8, when null")
-    context: int = Field(256, ge=8, description="longest sequence, in tokens")
-    rope_theta: float = Field(10000.0, gt=0, description="base of the rotary angles")
-    tie_embeddings: bool = Field(True, description="one matrix for reading and predicting tokens")
-
-    def config(self, vocab_size: int) -> TransformerConfig:
-        """The complete config for a vocabulary."""
-        return TransformerConfig(
-            vocab_size=vocab_size,
-            hidden_size=self.hidden_size,
-            n_layers=self.n_layers,
-            n_heads=self.n_heads,
-            n_kv_heads=self.n_kv_heads or self.n_heads,
-            head_dim=self.head_dim or self.hidden_size // self.n_heads,
-            intermediate_size=self.intermediate_size or -(-8 * self.hidden_size // 24) * 8,
-            max_positions=self.context,
-            rope_theta=self.rope_theta,
-            tie_embeddings=self.tie_embeddings,
-        )
 
 
 class PretrainSettings(Settings):
@@ -115,12 +86,13 @@ def run(context: Context) -> None:
         rollbacks=settings.anomalies.rollbacks,
         rollback_after=settings.anomalies.rollback_after,
         describe=suspects(model, data.documents, vocabulary),
+        noise_seed=noise_seed(model, context.seed),
     )
     new_rows_first = _NewRowsFirst(context, model, optimizer)
     if settings.embedding_gradient_share < 1:
         shrink_embedding_gradient(model.embedding, settings.embedding_gradient_share)
     loss = NextTokenLoss(model, settings.z_loss)
-    compiled = wants_compiled(settings.loop, device)
+    compiled = wants_compiled(settings.loop, device, config)
     if compiled:
         model.compile_blocks()
     rows_at_once = _rows_at_once(settings, config.max_positions, equal=compiled)
@@ -130,6 +102,7 @@ def run(context: Context) -> None:
         batches = data.batches(index, rows_at_once, vocabulary.pad_id, trim=not compiled)
         return [batch.pinned() for batch in batches] if device.type == "cuda" else batches
 
+    model.train()
     with Ahead(read, data.n_steps) as ahead:
 
         def step(index: int) -> dict[str, float]:
@@ -155,6 +128,7 @@ def run(context: Context) -> None:
             load_extra=lambda state: data.check_state(trainer.updates, state.values["data"]),
             anchor_every=settings.anomalies.rollback_every if settings.anomalies.rollbacks else 0,
         )
+    model.eval()
     context.metrics.update(
         parameters=n_parameters({"model": model}),
         rows=data.n_rows,

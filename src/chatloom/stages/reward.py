@@ -110,6 +110,7 @@ class RankingLoss:
             self.model.body.unembedding,
             batch.targets.flatten().index_select(0, index),
             1.0 / lengths.index_select(0, segments),
+            softcap=self.model.config.logit_softcap,
         )
         return sums.total
 

@@ -18,9 +18,9 @@ from chatloom.stage import Context, Input, Plan, PlanContext, Stage
 from chatloom.training.bundle import Bundle, load_bundle, save_bundle
 from chatloom.training.costs import model_plan, texts_of
 from chatloom.training.data import ExampleStream, check_rejected, conversation_examples
-from chatloom.training.forward import NextTokenLoss
+from chatloom.training.next_token_loss import NextTokenLoss
 from chatloom.training.optimizers import ScheduledOptimizer
-from chatloom.training.session import resolve_device, train
+from chatloom.training.session import noise_seed, resolve_device, train
 from chatloom.training.settings import LoopSettings, OptimizerSettings
 from chatloom.training.trainer import Trainer
 
@@ -67,7 +67,13 @@ def run(context: Context) -> None:
     )
     total = stream.steps(settings.epochs)
     optimizer = ScheduledOptimizer({"model": model}, {"model": settings.optimizer}, total)
-    trainer = Trainer({"model": model}, optimizer, settings.loop.max_skips, settings.precision)
+    trainer = Trainer(
+        {"model": model},
+        optimizer,
+        settings.loop.max_skips,
+        settings.precision,
+        noise_seed=noise_seed(model, context.seed),
+    )
     loss = NextTokenLoss(model)
 
     def step(index: int) -> dict[str, float]:
@@ -75,6 +81,7 @@ def run(context: Context) -> None:
         return {**trainer.update(batches, loss), "tokens": sum(batch.n_tokens for batch in batches)}
 
     bundle = Bundle(model, vocabulary, template)
+    model.train()
     train(
         context,
         trainer,
@@ -85,6 +92,7 @@ def run(context: Context) -> None:
         write_model=lambda folder: save_bundle(folder, bundle),
         load_model=lambda folder: _reload(model, folder),
     )
+    model.eval()
     context.metrics.update(
         conversations=len(examples),
         rejected=len(rejected),

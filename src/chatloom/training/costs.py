@@ -8,7 +8,7 @@ they are (`prompt_tokens`, `answer_tokens`, on the mean), and a stage that makes
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,7 @@ from chatloom.model import weight_files
 from chatloom.model.config import TransformerConfig
 from chatloom.model.huggingface_layout import from_llama_config
 from chatloom.scaling.compute import (
-    Shape,
     checkpoint_bytes,
-    forward_flops_per_token,
     kv_cache_bytes,
     seconds_estimate,
     training_memory,
@@ -42,6 +40,7 @@ ANSWER_TOKENS = 50.0
 PROGRAM_BYTES = 450e6  # Python with torch, pyarrow and tokenizers, before any data
 SAMPLED_AT_ONCE = 256  # rows that the generator decodes together
 UNREADABLE = (OSError, pa.ArrowException)  # what is missing or damaged is for the stage to say
+MODEL = "model"  # fact of a plan: the TransformerConfig of the model that comes out
 TABLES = {"records": "sft.parquet", "pairs": "pairs.parquet", "prompts": "prompts.parquet", "tests": "test.parquet"}
 
 
@@ -162,21 +161,6 @@ def _tokens(text: str) -> float:
 UNKNOWN_MODEL = Plan(warnings=("the model is not known yet, so its cost is not either",))
 
 
-def shape_of(config: TransformerConfig) -> Shape:
-    """The sizes that costs follow from."""
-    return Shape(
-        vocab_size=config.vocab_size,
-        hidden_size=config.hidden_size,
-        n_layers=config.n_layers,
-        n_heads=config.n_heads,
-        n_kv_heads=config.n_kv_heads,
-        head_dim=config.head_dim,
-        intermediate_size=config.intermediate_size,
-        tie_embeddings=config.tie_embeddings,
-        attention_bias=config.attention_bias,
-    )
-
-
 def training_plan(
     config: TransformerConfig,
     context: PlanContext,
@@ -196,23 +180,22 @@ def training_plan(
     `scored` tokens go through one more forward pass; `sampled` ones are written, or read as a prompt, by the generator,
     in rows of `row_tokens`. Without a `trained` model nothing is kept for a backward pass or left on the disk.
     """
-    shape = shape_of(config)
-    forward = forward_flops_per_token(shape, config.max_positions)
+    forward = config.forward_flops_per_token(config.max_positions)
     straight, thin = forward * (passes * tokens + scored), forward * sampled
     memory = training_memory(
-        shape, micro_batch_tokens, trained_copies=trained, frozen_copies=frozen, recompute=not trained
+        config, micro_batch_tokens, trained_copies=trained, frozen_copies=frozen, recompute=not trained
     ).total
     # The generator runs between steps, so its cache comes instead of activations, not on top of them.
-    cache = kv_cache_bytes(shape, round(row_tokens), sequences=SAMPLED_AT_ONCE)
-    memory = max(memory, memory_of_weights(shape, trained, frozen) + cache)
+    cache = kv_cache_bytes(config, round(row_tokens), sequences=SAMPLED_AT_ONCE)
+    memory = max(memory, memory_of_weights(config, trained, frozen) + cache)
     rate = context.flops_per_second
     seconds = seconds_estimate(straight, rate, utilisation=UTILISATION)
     seconds += seconds_estimate(thin, rate, utilisation=SAMPLING_UTILISATION)
-    checkpoint = trained * checkpoint_bytes(shape.parameters)
+    checkpoint = trained * checkpoint_bytes(config.n_parameters())
     exact = exact_tokens and not scored and not sampled
     return Plan(
         (
-            Line("parameters", shape.parameters, "", exact=True),
+            Line("parameters", config.n_parameters(), "", exact=True),
             Line("tokens", tokens, "tokens", exact=exact_tokens),
             Line("flops", straight + thin, "FLOP", exact=exact),
             Line("memory", PROGRAM_BYTES + memory, "bytes"),
@@ -220,21 +203,15 @@ def training_plan(
             # while it runs: the checkpoints that are kept, and the one being written
             Line("disk_meanwhile", 3 * checkpoint, "bytes"),
             Line("time", seconds, "s"),
-            *config_lines(config),
-        )
+        ),
+        facts={MODEL: config},
     )
 
 
-def memory_of_weights(shape: Shape, trained: int, frozen: int) -> int:
+def memory_of_weights(config: TransformerConfig, trained: int, frozen: int) -> int:
     """Bytes of models, gradients and optimizer states, without activations."""
-    parts = training_memory(shape, 1, trained_copies=trained, frozen_copies=frozen)
+    parts = training_memory(config, 1, trained_copies=trained, frozen_copies=frozen)
     return parts.total - parts.activations_estimate
-
-
-def config_lines(config: TransformerConfig) -> tuple[Line, ...]:
-    """The model's sizes, so that the plans of later stages can be made before the model is."""
-    fields = ("vocab_size", "hidden_size", "n_layers", "n_heads", "n_kv_heads", "head_dim", "intermediate_size")
-    return tuple(Line(f"model.{name}", getattr(config, name), "", exact=True) for name in (*fields, "max_positions"))
 
 
 def planned_config(context: PlanContext, name: str) -> TransformerConfig | None:
@@ -247,12 +224,8 @@ def planned_config(context: PlanContext, name: str) -> TransformerConfig | None:
         except ChatloomError:
             return None
     known = context.plans.get(name)
-    if known is None or not known.value("model.hidden_size"):
-        return None
-    sizes: dict[str, Any] = {
-        line.name.removeprefix("model."): int(line.value) for line in known.lines if line.name.startswith("model.")
-    }
-    return TransformerConfig(**sizes)
+    config = None if known is None else known.facts.get(MODEL)
+    return config if isinstance(config, TransformerConfig) else None
 
 
 def model_plan(
@@ -283,4 +256,6 @@ def model_plan(
     length = answer_tokens
     if length is None and "model" in context.plans:
         length = context.plans["model"].value("answer_tokens") or None
-    return costs if length is None else Plan((*costs.lines, Line("answer_tokens", length, "tokens")))
+    if length is None:
+        return costs
+    return replace(costs, lines=(*costs.lines, Line("answer_tokens", length, "tokens")))

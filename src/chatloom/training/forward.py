@@ -11,12 +11,8 @@ import torch
 from torch import Tensor
 
 from chatloom.model.transformer import Transformer
-from chatloom.objectives.language_modeling import language_model_loss
 from chatloom.objectives.logprobs import token_logprobs
 from chatloom.tokens.packing import Batch
-from chatloom.training.trainer import Terms
-
-MOSTLY = 0.9
 
 
 @dataclass
@@ -52,7 +48,10 @@ def score(
     index = batch.supervised
     rows = hidden.flatten(0, 1).index_select(0, index)
     targets = batch.targets.flatten().index_select(0, index)
-    result = token_logprobs(rows, model.unembedding, targets, temperature=temperature, with_entropy=with_entropy)
+    cap = model.config.logit_softcap
+    result = token_logprobs(
+        rows, model.unembedding, targets, temperature=temperature, softcap=cap, with_entropy=with_entropy
+    )
     logprobs, entropies = result if isinstance(result, tuple) else (result, None)
     return Scored(
         logprobs,
@@ -68,33 +67,3 @@ def segment_logprobs(model: Transformer, batch: Batch, *, temperature: float = 1
     scored = score(model, batch, temperature=temperature)
     sums = scored.per_segment(scored.logprobs * scored.weights, batch.n_segments)
     return sums, scored.per_segment(scored.weights, batch.n_segments)
-
-
-class NextTokenLoss:
-    """Weighted negative log-likelihood of a language model, in nats: what pretraining and SFT minimise.
-
-    They differ only in which tokens carry weight: all of them, or the assistant's. With a `z_loss` above 0 the loss
-    holds that penalty too (`objectives/language_modeling.py`), and the two parts are reported as `nll` and `z_loss`.
-    """
-
-    def __init__(self, model: Transformer, z_loss: float = 0.0) -> None:
-        self.model, self.z_loss = model, z_loss
-
-    def weight(self, batch: Batch) -> float:
-        """Sum of token weights."""
-        return batch.total_weight
-
-    def __call__(self, batch: Batch) -> Terms:
-        """Weighted sum over one micro-batch."""
-        hidden = self.model.over(batch).flatten(0, 1)
-        targets, weights = batch.targets.flatten(), batch.weights.flatten()
-        index = batch.supervised
-        # A weight of 0 adds nothing, so where it is rare all places are taken, and every batch has the same shapes.
-        if hidden.device.type == "cpu" or len(index) < MOSTLY * len(hidden):
-            hidden = hidden.index_select(0, index)
-            targets, weights = targets.index_select(0, index), weights.index_select(0, index)
-        found = language_model_loss(hidden, self.model.unembedding, targets, weights, z_loss=self.z_loss)
-        if not self.z_loss:
-            return Terms(found.total)
-        penalty = found.total.detach() - found.nll
-        return Terms(found.total, {"nll": (found.nll, found.weight), "z_loss": (penalty, found.weight)})

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from chatloom.model.transformer import Block
+from chatloom.model.block import Block
+from chatloom.model.experts import Experts
 
 
 def split_parameters(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
@@ -20,7 +21,7 @@ def split_parameters(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Par
 
 
 def hidden_matrices(module: nn.Module) -> list[nn.Parameter]:
-    """Trainable weights of the linear layers inside blocks: what maps hidden states to hidden states.
+    """Trainable weights of the linear layers and experts inside blocks: what maps hidden states to hidden states.
 
     Neither embeddings and output matrices, whose rows are tokens, nor heads, which have one row.
     """
@@ -28,8 +29,8 @@ def hidden_matrices(module: nn.Module) -> list[nn.Parameter]:
     for block in module.modules():
         if isinstance(block, Block):
             for layer in block.modules():
-                if isinstance(layer, nn.Linear):
-                    found.update((p, None) for n, p in layer.named_parameters(recurse=False) if n == "weight")
+                if isinstance(layer, nn.Linear | Experts):
+                    found.update((p, None) for n, p in layer.named_parameters(recurse=False) if n != "bias")
     return [parameter for parameter in found if parameter.requires_grad]
 
 

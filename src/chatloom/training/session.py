@@ -14,6 +14,8 @@ from torch import nn
 
 from chatloom.artifact import fsync_file, write_json
 from chatloom.errors import ChatloomError
+from chatloom.model.config import TransformerConfig
+from chatloom.model.transformer import Transformer
 from chatloom.progress import say
 from chatloom.stage import Context
 from chatloom.training import checkpoints
@@ -44,9 +46,21 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def wants_compiled(loop: LoopSettings, device: torch.device) -> bool:
-    """Whether to compile; raises ChatloomError where it was asked for and Triton, which does it on CUDA, is missing."""
+def noise_seed(model: Transformer, seed: int) -> int | None:
+    """The seed of a model's dropout, or None where it has none."""
+    return seed if model.config.dropout or model.config.attention_dropout else None
+
+
+def wants_compiled(loop: LoopSettings, device: torch.device, config: TransformerConfig) -> bool:
+    """Whether to compile; raises ChatloomError where it was asked for and cannot be done.
+
+    That is without Triton, which does it on CUDA, and for a mixture of experts, whose shapes depend on the data.
+    """
     if loop.compile == "off" or (loop.compile == "auto" and device.type != "cuda"):
+        return False
+    if config.n_experts:
+        if loop.compile == "on":
+            raise ChatloomError("loop.compile is on, and a mixture of experts is not compiled; use auto or off")
         return False
     if device.type == "cuda" and find_spec("triton") is None:
         if loop.compile == "on":

@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,14 @@ class Objective(Protocol):
         """Forward pass of one micro-batch."""
 
 
+@runtime_checkable
+class StepObjective(Objective, Protocol):
+    """An objective whose loss needs statistics of the whole step."""
+
+    def begin(self, batches: Sequence[Batch], weight: float) -> None:
+        """Called before the first micro-batch of each step, with the step's total weight."""
+
+
 CAUSES = (
     "the learning rate is too high (try a tenth)",
     "the data holds rows without supervised tokens or with broken text",
@@ -70,6 +78,7 @@ class Trainer:
     going back to a checkpoint (`wants_rollback`, which `loop.fit` answers).
     agree: makes sums over all ranks of a rank's sums. Whatever decides over a step passes through it or is the same on
     all ranks anyway (the norm of a summed gradient), so every rank takes, skips or rolls back the same step.
+    noise_seed: of dropout; None where there is none.
     describe: rows of a micro-batch in words, for `record`, which is told of every skipped step.
     """
 
@@ -77,6 +86,7 @@ class Trainer:
     optimizer: ScheduledOptimizer
     max_skips: int = 5
     precision: str = "fp32"
+    noise_seed: int | None = None
     watch: Watch = field(default_factory=Watch)
     rollbacks: int = 0
     rollback_after: int = 3
@@ -101,8 +111,13 @@ class Trainer:
         if not weight > 0:
             return self._skip(Finding("no supervised token in the whole step"), curable=False)
         self.optimizer.zero_grad()
+        if isinstance(objective, StepObjective):
+            objective.begin(batches, weight)
         parts: list[Terms] = []
-        for batch in batches:
+        for number, batch in enumerate(batches):
+            if self.noise_seed is not None:
+                # A function of the step alone, so that a resumed run drops what the uninterrupted one drops.
+                torch.manual_seed(hash((self.noise_seed, self.updates, number)))
             device = batch.tokens.device.type
             with torch.autocast(device, torch.bfloat16) if self.precision == "bf16" else contextlib.nullcontext():
                 terms = objective(batch)
