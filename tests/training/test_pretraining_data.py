@@ -175,7 +175,7 @@ def test_without_a_mixture_all_documents_are_read_in_the_order_that_runs_have_al
     data = data_of(JoinedStores([TokenStore(tmp_path)]), {}, row_length=32, batch_rows=1, epochs=2, seed=11)
     assert data.plan is None
     assert data.table() == ""
-    read = [[list(piece) for piece in data.mixture.pieces(row)] for row in data.mixture.rows(0, 10_000)]
+    read = [[list(piece[:3]) for piece in data.mixture.pieces(row)] for row in data.mixture.rows(0, 10_000)]
     assert len(read) == 2 * 782
     assert hashlib.sha256(json.dumps(read).encode()).hexdigest() == RECORDED
 

@@ -96,10 +96,12 @@ def _row_text(data: PretrainingData, place: int, row: Row, vocabulary: Vocabular
     for piece, entry in zip(pieces, entries, strict=True):
         head = f"\n  {entry['id']} ({labels_text(entry['labels'])}), tokens {piece.start} to {piece.end} "
         text.append(f"{head}of {entry['length']}")
+        if data.denoising is not None:
+            text.append(f", denoised by {data.denoising.noises[piece.noise].name}")
         if vocabulary is not None:
-            ids = data.documents.read(*piece).tolist()
-            weights = [0.0, *data.documents.weights(*piece).tolist()[1:]]
-            text.append("\n").append(tokens_text(ids, weights, vocabulary))
+            segment = data.segment(row, piece)
+            weights = [0.0, *segment.supervised.tolist()[1:]]
+            text.append("\n").append(tokens_text(segment.tokens.tolist(), weights, vocabulary))
     return text
 
 

@@ -5,6 +5,7 @@ It also takes in vocabularies made elsewhere (`new_entries: 0` does only that).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +32,7 @@ from chatloom.tokens.extension import (
 )
 from chatloom.tokens.figures import vocabulary_figures
 from chatloom.tokens.importing import Imported, read_foreign
+from chatloom.tokens.reserved import SENTINELS, n_reserved, reserve
 from chatloom.tokens.sampling import plan_sample
 from chatloom.tokens.vocabulary import Vocabulary
 from chatloom.training.costs import document_bytes
@@ -43,6 +45,12 @@ class ExtendTokenizerSettings(Settings):
     """How many entries are added, and what they may not change."""
 
     new_entries: int = Field(4096, ge=0, description="entries to add; 0: only take the vocabulary in")
+    sentinels: int = Field(
+        0,
+        ge=0,
+        description="sentinels that the vocabulary is to have for denoising objectives (T5: 100), with three "
+        "mode tokens; those it lacks are added",
+    )
     rename: dict[str, str] = Field(
         {}, description="special tokens of the file that chatloom is to use under its own names, old name to new"
     )
@@ -68,9 +76,10 @@ def run(context: Context) -> None:
     settings: ExtendTokenizerSettings = context.settings
     taken = read_foreign(_place(context), rename=settings.rename)
     if not settings.new_entries:
-        taken.vocabulary.save(context.path)
-        _write_extension(context.path, taken, taken.vocabulary)
-        context.metrics.update(vocab_size=taken.vocabulary.size, first_new_id=taken.n_entries)
+        vocabulary = reserve(taken.vocabulary, settings.sentinels)
+        vocabulary.save(context.path)
+        _write_extension(context.path, taken, vocabulary)
+        context.metrics.update(vocab_size=vocabulary.size, first_new_id=taken.n_entries)
         return
     new, old = context.artifacts("documents"), context.artifacts("old_documents")
     for name, given in (("documents", new), ("old_documents", old)):
@@ -92,6 +101,7 @@ def run(context: Context) -> None:
         max_token_bytes=settings.max_token_bytes,
         allow_smaller=settings.allow_smaller,
     )
+    made = replace(made, vocabulary=reserve(made.vocabulary, settings.sentinels))
     held = (item.text for item in document_texts(old, "held_out"))
     changes = segmentation_changes(taken.vocabulary, made.vocabulary, held)
     _check(context, changes, settings.max_changed_share)
@@ -177,7 +187,10 @@ def plan(context: PlanContext) -> Plan:
         size = context.plans["vocabulary"].value("vocabulary")
     lines = [Line("time", (new + old) / BYTES_A_SECOND, "s")]
     if size:
-        lines.append(Line("vocabulary", size + settings.new_entries, "entries"))
+        added = settings.new_entries + n_reserved(settings.sentinels)
+        lines.append(Line("vocabulary", size + added, "entries"))
+    if settings.sentinels:
+        lines.append(Line(SENTINELS, settings.sentinels, "entries", exact=True))
     return Plan(tuple(lines))
 
 

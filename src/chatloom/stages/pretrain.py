@@ -15,13 +15,15 @@ from pydantic import Field
 from chatloom.artifact import Artifact, write_json
 from chatloom.corpus.selection.expressions import Expression
 from chatloom.errors import ChatloomError
-from chatloom.evaluation.heldout import heldout_scores
+from chatloom.evaluation.heldout import heldout_scores, objective_scores
+from chatloom.model.config import TransformerConfig
 from chatloom.model.extension import train_new_rows_only
 from chatloom.model.transformer import Transformer
 from chatloom.progress import say
 from chatloom.settings import Settings
-from chatloom.stage import Context, Input, Plan, PlanContext, Stage
+from chatloom.stage import Context, Input, Line, Plan, PlanContext, Stage
 from chatloom.tokens.mixture_plan import MixtureError, MixtureSettings, check_names
+from chatloom.tokens.objective import Denoising, ObjectiveSettings
 from chatloom.tokens.packing import Batch
 from chatloom.tokens.vocabulary import Vocabulary
 from chatloom.training.ahead import Ahead
@@ -33,6 +35,7 @@ from chatloom.training.embedding_gradient import shrink_embedding_gradient
 from chatloom.training.meter import Meter
 from chatloom.training.model_settings import ModelSettings
 from chatloom.training.next_token_loss import NextTokenLoss
+from chatloom.training.objective_plan import planned_objective
 from chatloom.training.optimizers import ScheduledOptimizer
 from chatloom.training.pretraining_data import PretrainingData, open_stores, pretraining_data
 from chatloom.training.session import n_parameters, noise_seed, resolve_device, train, wants_compiled
@@ -49,6 +52,7 @@ class PretrainSettings(Settings):
     model: ModelSettings = Field(ModelSettings(), description="shape of the model")
     epochs: float = Field(1.0, gt=0, description="passes over all documents, where no mixture is given")
     mixture: MixtureSettings = Field(MixtureSettings(), description="sources and stages")
+    objective: ObjectiveSettings = Field(ObjectiveSettings(), description="what is learnt of a text")
     batch_rows: int = Field(32, ge=1, description="rows of `model.context` tokens in one optimizer step")
     train_new_rows_first: int = Field(
         0, ge=0, description="steps at the beginning in which only the rows that `extend-model` added are trained"
@@ -74,7 +78,9 @@ def run(context: Context) -> None:
     bundle = _beginning(context, vocabulary)
     model = bundle.model.to(device)
     config = model.config
-    data = read_data(folders, vocabulary, settings, config.max_positions, context.seed)
+    data = read_data(
+        folders, vocabulary, settings, config.max_positions, context.seed, prefix_decoder=config.prefix_decoder
+    )
     _show(context, data)
     optimizer = ScheduledOptimizer({"model": model}, {"model": settings.optimizer}, data.n_steps)
     trainer = Trainer(
@@ -113,6 +119,7 @@ def run(context: Context) -> None:
             metrics = trainer.update([batch.to(device) for batch in batches], loss)
             tokens = sum(batch.n_tokens for batch in batches)
             keys = sum(batch.n_keys for batch in batches)
+            metrics["loss_share"] = sum(len(batch.supervised) for batch in batches) / tokens
             return {**metrics, "tokens": tokens, **meter.rates(tokens, keys, time.perf_counter() - started, waited)}
 
         train(
@@ -133,9 +140,13 @@ def run(context: Context) -> None:
         parameters=n_parameters({"model": model}),
         rows=data.n_rows,
         row_padding=round(data.padding, 5),
+        loss_share=round(data.loss_share, 5),
         heldout=heldout_scores(folders, data.documents, bundle, device),
     )
     write_json(context.path / "heldout.json", context.metrics["heldout"])
+    if data.denoising is not None:
+        context.metrics["heldout_objective"] = objective_scores(folders, bundle, data.denoising, device)
+        write_json(context.path / "heldout_objective.json", context.metrics["heldout_objective"])
 
 
 def _rows_at_once(settings: PretrainSettings, row_length: int, *, equal: bool) -> int:
@@ -204,9 +215,18 @@ class _NewRowsFirst:
 
 
 def read_data(
-    folders: Sequence[Path], vocabulary: Vocabulary, settings: PretrainSettings, row_length: int, seed: int
+    folders: Sequence[Path],
+    vocabulary: Vocabulary,
+    settings: PretrainSettings,
+    row_length: int,
+    seed: int,
+    *,
+    prefix_decoder: bool = False,
 ) -> PretrainingData:
-    """The documents and the order in which a run with these settings reads them, in rows of the model's context."""
+    """The documents and the order in which a run with these settings reads them, in rows of the model's context.
+
+    For a prefix decoder the input of a denoised text is marked as a prefix; that changes no token.
+    """
     return pretraining_data(
         open_stores(folders, vocabulary),
         settings.mixture,
@@ -214,6 +234,7 @@ def read_data(
         batch_rows=settings.batch_rows,
         epochs=settings.epochs,
         seed=seed,
+        denoising=Denoising.of(settings.objective, vocabulary, row_length, seed, bidirectional=prefix_decoder),
     )
 
 
@@ -250,6 +271,9 @@ def plan(context: PlanContext) -> Plan:
     config = planned_config(context, "start") if starting else settings.model.config(vocab_size)
     if config is None:
         return UNKNOWN_MODEL
+    objective = planned_objective(settings.objective, config.max_positions, made, coming)
+    if isinstance(objective, str):
+        return Plan(refusals=(objective,))
     tokens = settings.epochs * size
     notes: tuple[str, ...] = ()
     if settings.mixture.stages:
@@ -260,14 +284,28 @@ def plan(context: PlanContext) -> Plan:
             tokens, notes = data.plan.n_tokens, (data.table(),)
         else:
             tokens = sum(stage.tokens or 0.0 for stage in settings.mixture.stages) or size
+    exact = bool(made) and not coming and objective is None
+    if objective is not None:
+        tokens *= objective.growth
+        notes = (*notes, objective.table)
     costs = training_plan(
         config,
         context,
         tokens=tokens,
-        exact_tokens=bool(made) and not coming,
+        exact_tokens=exact,
         micro_batch_tokens=settings.loop.micro_batch_tokens,
     )
-    return replace(costs, notes=notes)
+    share = Line("loss_share", 1.0 if objective is None else objective.loss_share, "")
+    return replace(costs, lines=(*costs.lines, share), notes=notes, warnings=_warnings(config, settings.objective))
+
+
+def _warnings(config: TransformerConfig, objective: ObjectiveSettings) -> tuple[str, ...]:
+    if config.prefix_decoder and not objective.is_denoising:
+        return (
+            "`model.prefix_decoder` reads prompts both ways, and language modelling never trains that; choose "
+            "`objective.kind: prefix-lm` or another with an input part",
+        )
+    return ()
 
 
 def _check_mixture(settings: PretrainSettings) -> None:

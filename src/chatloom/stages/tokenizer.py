@@ -22,6 +22,7 @@ from chatloom.settings import Settings
 from chatloom.stage import Context, Input, Line, Plan, PlanContext, Stage
 from chatloom.tokens.algorithms import train_bpe, train_unigram
 from chatloom.tokens.figures import Held, vocabulary_figures, wordpiece_figures
+from chatloom.tokens.reserved import SENTINELS, n_reserved, reserve
 from chatloom.tokens.sampling import Read, Sampled, SamplePlan, plan_sample
 from chatloom.tokens.vocabulary import Vocabulary
 from chatloom.tokens.wordpiece import WARNING, WordPiece
@@ -35,7 +36,13 @@ MEMORY_A_BYTE = {"tokenizers": 50.0, "own": 30.0}
 class TokenizerSettings(Settings):
     """What the vocabulary looks like."""
 
-    vocab_size: int = Field(4096, description="entries, six special tokens and the 256 bytes included")
+    vocab_size: int = Field(4096, description="entries, special tokens and the 256 bytes included")
+    sentinels: int = Field(
+        0,
+        ge=0,
+        description="of the entries, so many are sentinels for denoising objectives (T5: 100), and three more are "
+        "mode tokens; 0: none",
+    )
     algorithm: Literal["bpe", "unigram", "wordpiece"] = Field(
         "bpe",
         description="bpe: byte-pair encoding; unigram: Kudo 2018; wordpiece: as BERT's, loses text, so it is for "
@@ -137,20 +144,32 @@ def refusals(settings: TokenizerSettings) -> list[str]:
         found.append(f"`ties: {settings.ties}` is a rule of chatloom's own trainer; set `trainer: own`")
     if settings.algorithm == "wordpiece" and settings.alphabet == "characters":
         found.append("`alphabet` is for bpe and unigram; wordpiece has characters and no bytes")
-    if settings.vocab_size < 262 and settings.algorithm != "wordpiece":
-        found.append(f"vocab_size is {settings.vocab_size}; six special tokens and 256 bytes need 262")
+    if settings.sentinels and settings.algorithm == "wordpiece":
+        found.append("`sentinels` are for bpe and unigram; no model of chatloom reads a wordpiece vocabulary")
+    reserved = n_reserved(settings.sentinels)
+    if settings.vocab_size < 262 + reserved and settings.algorithm != "wordpiece":
+        special = f"{6 + reserved}" if reserved else "six"
+        found.append(
+            f"vocab_size is {settings.vocab_size}; {special} special tokens and 256 bytes need {262 + reserved}"
+        )
     return found
 
 
 def learn(
     settings: TokenizerSettings, texts: Callable[[], Iterable[str]], allow_smaller: bool
 ) -> Vocabulary | WordPiece:
-    """Train as the settings say."""
-    size, smaller = settings.vocab_size, allow_smaller
+    """Train as the settings say; sentinels and mode tokens come after what is learnt."""
+    size, smaller = settings.vocab_size - n_reserved(settings.sentinels), allow_smaller
     if settings.algorithm == "wordpiece":
         return WordPiece.train(
             texts(), size, max_token_bytes=settings.max_token_bytes, min_count=settings.min_count, allow_smaller=smaller
         )
+    return reserve(_learn_lossless(settings, texts, size, smaller), settings.sentinels)
+
+
+def _learn_lossless(
+    settings: TokenizerSettings, texts: Callable[[], Iterable[str]], size: int, smaller: bool
+) -> Vocabulary:
     cut: dict[str, Any] = {"digits": settings.digits, "han": settings.han, "allow_smaller": smaller}
     spelt: dict[str, Any] = {"alphabet": settings.alphabet, "coverage": settings.character_coverage}
     if settings.algorithm == "unigram":
@@ -210,6 +229,7 @@ def plan(context: PlanContext) -> Plan:
     repeats = 2.0 - 0.5**settings.curve_points
     lines = (
         Line("vocabulary", settings.vocab_size, "entries", exact=True),
+        Line(SENTINELS, settings.sentinels, "entries", exact=True),
         Line("time", repeats * size / 2e6, "s"),
         Line("memory", 200e6 + MEMORY_A_BYTE[settings.trainer] * size, "bytes"),
     )

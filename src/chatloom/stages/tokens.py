@@ -21,6 +21,7 @@ from chatloom.progress import Progress, progress
 from chatloom.settings import Settings
 from chatloom.stage import Context, Input, Line, Plan, PlanContext, Stage
 from chatloom.tokens.megatron import read_megatron
+from chatloom.tokens.reserved import SENTINELS
 from chatloom.tokens.store_writer import CONVERSATION, TokenWriter
 from chatloom.tokens.vocabulary import Vocabulary
 from chatloom.training.costs import BYTES_A_TOKEN, document_bytes, texts_of
@@ -191,6 +192,7 @@ def plan(context: PlanContext) -> Plan:
     )
     if vocabulary is not None and vocabulary.value("vocabulary"):
         lines += (Line("vocabulary", vocabulary.value("vocabulary"), "entries", exact=True),)
+    lines += tuple(line for line in (vocabulary.lines if vocabulary is not None else ()) if line.name == SENTINELS)
     return Plan(lines)
 
 

@@ -49,17 +49,25 @@ class Plain:
         return np.ones(len(self._documents[document][start:end]), dtype=np.float32)
 
 
+def plain_segment(documents: Documents, piece: Piece) -> Segment:
+    """A piece as language modelling reads it: every token a target, as far as its weight goes."""
+    place = piece.document, piece.start, piece.end
+    return Segment(documents.read(*place), documents.weights(*place), group=piece.document)
+
+
 def rows_batch(
     documents: Documents, rows: Iterable[Sequence[Piece]], row_length: int, pad_id: int, *, trim: bool = True
 ) -> Batch:
     """The packed batch of some rows, given by their pieces; a segment's `group` is its document's number."""
+    parts = ([plain_segment(documents, piece) for piece in pieces] for pieces in rows)
+    return segments_batch(parts, row_length, pad_id, trim=trim)
+
+
+def segments_batch(rows: Iterable[Sequence[Segment]], row_length: int, pad_id: int, *, trim: bool = True) -> Batch:
+    """The packed batch of some rows, given by their segments."""
     segments: list[Segment] = []
     layout: list[list[int]] = []
-    for pieces in rows:
-        layout.append([])
-        for document, start, end in pieces:
-            layout[-1].append(len(segments))
-            segments.append(
-                Segment(documents.read(document, start, end), documents.weights(document, start, end), group=document)
-            )
+    for row in rows:
+        layout.append(list(range(len(segments), len(segments) + len(row))))
+        segments += row
     return build(segments, layout, row_length, pad_id, trim=trim)

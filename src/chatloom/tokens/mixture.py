@@ -11,12 +11,34 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from chatloom.tokens.order import Order
-from chatloom.tokens.packing_index import PackingIndex, Piece
+from chatloom.tokens.packing_index import Piece
+
+
+class RowIndex(Protocol):
+    """Rows of documents: `PackingIndex` or `DenoisingIndex`.
+
+    n_targets: tokens of text that one pass reads, each once; n_losses: how many carry loss; n_places: tokens in rows.
+    """
+
+    n_rows: int
+    n_targets: int
+    n_places: int
+
+    @property
+    def n_losses(self) -> int:
+        """How many tokens carry loss in one pass."""
+
+    def pieces(self, row: int) -> list[Piece]:
+        """What lies in a row, left to right."""
+
+    def targets(self, rows: Sequence[int] | NDArray[np.integer]) -> NDArray[np.int64]:
+        """Tokens of text that are read in each of some rows: int64 [rows]."""
 
 
 class Row(NamedTuple):
@@ -34,7 +56,7 @@ class Source:
     """Documents that are read together: their numbers (None: all), their packed rows, the rows' order."""
 
     name: str
-    index: PackingIndex
+    index: RowIndex
     order: Order
     documents: np.ndarray | None = None
 
@@ -43,7 +65,7 @@ class Source:
         found = self.index.pieces(row)
         if self.documents is None:
             return found
-        return [Piece(int(self.documents[piece.document]), piece.start, piece.end) for piece in found]
+        return [piece._replace(document=int(self.documents[piece.document])) for piece in found]
 
     def targets(self, start: int, end: int) -> int:
         """Tokens that the rows at positions start..end of the stream predict."""

@@ -21,11 +21,12 @@ Ints = NDArray[np.integer]
 
 
 class Piece(NamedTuple):
-    """Tokens start..end of a document."""
+    """Tokens start..end of a document; `noise` is the number of the denoiser that it is for, where there are any."""
 
     document: int
     start: int
     end: int
+    noise: int = 0
 
 
 class PackingIndex:
@@ -60,11 +61,16 @@ class PackingIndex:
         self._rows_up_to = np.cumsum(full[self._long])  # full rows of these documents and all before
         self._n_full = int(self._rows_up_to[-1]) if len(self._long) else 0
         leftover = np.flatnonzero((sizes >= 2) & (rest < row_length))
-        self._members, self._starts = _best_fit(leftover, rest[leftover], row_length)
+        self._members, self._starts = best_fit(leftover, rest[leftover], row_length)
         self.n_rows = self._n_full + len(self._starts) - 1
         self.n_targets = int(used.sum(dtype=np.int64)) - len(used)
         self.n_places = self.n_targets + self._n_full + len(leftover)  # each piece has one token that it only reads
         self.padding = 1.0 - self.n_places / (self.n_rows * row_length)
+
+    @property
+    def n_losses(self) -> int:
+        """How many tokens carry loss in one pass."""
+        return self.n_targets
 
     @property
     def nbytes(self) -> int:
@@ -100,8 +106,8 @@ class PackingIndex:
         return found
 
 
-def _best_fit(items: NDArray[np.int64], lengths: NDArray[np.int64], row_length: int) -> tuple[Ints, Ints]:
-    """Best-fit decreasing of items below `row_length`: the items of all rows in one array, and where each row starts.
+def best_fit(items: NDArray[np.int64], lengths: NDArray[np.int64], row_length: int) -> tuple[Ints, Ints]:
+    """Best-fit decreasing of items of at most `row_length`: the items of all rows in one array, and where rows start.
 
     An item of length n goes into the fullest row with room for it, of equally full ones the latest filled. A row with
     f free places, the least that suffice, takes floor(f / n) items of this length before any other row does; so it is

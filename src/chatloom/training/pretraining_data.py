@@ -14,13 +14,15 @@ import numpy as np
 
 from chatloom.corpus.selection.expressions import Expression
 from chatloom.errors import ChatloomError
+from chatloom.tokens.denoising_index import DenoisingIndex
 from chatloom.tokens.joined import JoinedStores
-from chatloom.tokens.language_model_rows import rows_batch
-from chatloom.tokens.mixture import Mixture, Row, Source
+from chatloom.tokens.language_model_rows import plain_segment, segments_batch
+from chatloom.tokens.mixture import Mixture, Row, RowIndex, Source
 from chatloom.tokens.mixture_plan import MixturePlan, MixtureSettings, Size, check_names, plan_mixture
+from chatloom.tokens.objective import Denoising
 from chatloom.tokens.order import Order
-from chatloom.tokens.packing import Batch
-from chatloom.tokens.packing_index import PackingIndex
+from chatloom.tokens.packing import Batch, Segment
+from chatloom.tokens.packing_index import PackingIndex, Piece
 from chatloom.tokens.rows import PackingError
 from chatloom.tokens.store import TokenStore
 from chatloom.tokens.vocabulary import Vocabulary
@@ -33,7 +35,8 @@ EVERYTHING = "everything"
 class PretrainingData:
     """Documents and the order in which a run reads their rows; `plan` is None where no mixture is set.
 
-    unused: documents (and their tokens) that belong to no source.
+    denoising: what is made of a piece of text; None: language modelling. unused: documents (and their tokens) that
+    belong to no source.
     """
 
     documents: JoinedStores
@@ -41,6 +44,7 @@ class PretrainingData:
     batch_rows: int
     row_length: int
     plan: MixturePlan | None = None
+    denoising: Denoising | None = None
     unused_documents: int = 0
     unused_tokens: int = 0
 
@@ -57,8 +61,17 @@ class PretrainingData:
     @property
     def padding(self) -> float:
         """Share of the places of these rows that hold no token."""
-        used = sum(source.index.n_places for source in self.mixture.sources if source is not None)
-        return 1.0 - used / (self.n_rows * self.row_length)
+        return 1.0 - self._places / (self.n_rows * self.row_length)
+
+    @property
+    def loss_share(self) -> float:
+        """Share of the tokens in these rows that carry loss; tokens that a store says are only read count as well."""
+        losses = sum(source.index.n_losses for source in self.mixture.sources if source is not None)
+        return losses / self._places
+
+    @property
+    def _places(self) -> int:
+        return sum(source.index.n_places for source in self.mixture.sources if source is not None)
 
     def rows(self, step: int) -> list[Row]:
         """The rows of an optimizer step."""
@@ -70,11 +83,23 @@ class PretrainingData:
 
     def batches(self, step: int, rows_at_once: int, pad_id: int, *, trim: bool = True) -> list[Batch]:
         """The packed micro-batches of an optimizer step, of at most `rows_at_once` rows each; trim: as in `pack`."""
-        pieces = [self.mixture.pieces(row) for row in self.rows(step)]
+        rows = [self.segments(row) for row in self.rows(step)]
         return [
-            rows_batch(self.documents, pieces[first : first + rows_at_once], self.row_length, pad_id, trim=trim)
-            for first in range(0, len(pieces), rows_at_once)
+            segments_batch(rows[first : first + rows_at_once], self.row_length, pad_id, trim=trim)
+            for first in range(0, len(rows), rows_at_once)
         ]
+
+    def segments(self, row: Row) -> list[Segment]:
+        """What lies in a row as it is trained on."""
+        return [self.segment(row, piece) for piece in self.mixture.pieces(row)]
+
+    def segment(self, row: Row, piece: Piece) -> Segment:
+        """A piece of a row as it is trained on: as it is, or with noise taken out that this pass draws."""
+        if self.denoising is None:
+            return plain_segment(self.documents, piece)
+        document, start, end, noise = piece
+        ids, weights = self.documents.read(document, start, end), self.documents.weights(document, start, end)
+        return self.denoising.segment(ids, weights, noise, epoch=row.epoch, document=document, start=start)
 
     def state(self, step: int) -> dict[str, Any]:
         """Where the reading is before an optimizer step, for a checkpoint."""
@@ -111,17 +136,26 @@ def pretraining_data(
     batch_rows: int,
     epochs: float,
     seed: int,
+    denoising: Denoising | None = None,
 ) -> PretrainingData:
     """Pack every source and lay out the run.
 
-    Without a mixture there is one source, all documents, read `epochs` times, to the nearest whole step. Raises
-    MixtureError for a mixture that cannot be read, ExpressionError for a condition on labels that are not there.
+    With `denoising` tokens are counted as those of the text. Without a mixture there is one source, all documents, read
+    `epochs` times, to the nearest whole step. Raises MixtureError for a mixture that cannot be read, ExpressionError
+    for a condition on labels that are not there.
     """
+
+    def pack(lengths: np.ndarray, stream: int = 0) -> RowIndex:
+        if denoising is None:
+            return PackingIndex(lengths, row_length)
+        return DenoisingIndex(lengths, denoising, stream)
+
     if not settings.sources and not settings.stages:
-        index = PackingIndex(documents.lengths, row_length)
+        index = pack(documents.lengths)
         steps = max(1, round(epochs * index.n_rows / batch_rows))
         only = Source(EVERYTHING, index, Order(index.n_rows, seed))
-        return PretrainingData(documents, Mixture([only], [(EVERYTHING, [steps * batch_rows])]), batch_rows, row_length)
+        mixture = Mixture([only], [(EVERYTHING, [steps * batch_rows])])
+        return PretrainingData(documents, mixture, batch_rows, row_length, denoising=denoising)
     check_names(settings)
     owner = owners(documents, [source.where for source in settings.sources])
     sources: list[Source | None] = []
@@ -131,7 +165,7 @@ def pretraining_data(
         lengths = documents.lengths[mine]
         disk = int(lengths.sum()) * documents.bytes_a_token
         try:
-            index = PackingIndex(lengths, row_length)
+            index = pack(lengths, number)
         except PackingError:
             if (lengths >= 2).any():
                 raise
@@ -143,7 +177,7 @@ def pretraining_data(
     plan = plan_mixture(settings, sizes)
     mixture = Mixture(sources, [(stage.name, stage.rows) for stage in plan.stages])
     left = documents.lengths[owner < 0]
-    return PretrainingData(documents, mixture, batch_rows, row_length, plan, len(left), int(left.sum()))
+    return PretrainingData(documents, mixture, batch_rows, row_length, plan, denoising, len(left), int(left.sum()))
 
 
 def owners(documents: JoinedStores, conditions: Sequence[str]) -> np.ndarray:
