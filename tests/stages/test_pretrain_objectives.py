@@ -22,6 +22,7 @@ from chatloom.stages.pretrain import PretrainSettings, read_data
 from chatloom.tokens.reserved import mode_ids, sentinel_ids
 from chatloom.tokens.vocabulary import Vocabulary
 from chatloom.training.bundle import load_bundle
+from chatloom.training.forward import score
 from chatloom.training.loop import Trainer
 from chatloom.training.metrics import read_metrics
 
@@ -125,6 +126,44 @@ def test_the_objectives_loss_on_held_out_text_is_that_of_its_targets(
             count += float(weights.sum())
     assert found["together"]["tokens"] == count
     assert found["together"]["nats_per_token"] == pytest.approx(nats / count, rel=1e-4)
+
+
+def test_a_prefix_decoder_reads_the_input_both_ways(world: World, tokens: Artifact, tmp_path: Path) -> None:
+    model = {**MODEL, "prefix_decoder": True}
+    item = trained(world, tokens, tmp_path / "both", "prefix-lm", epochs=1, model=model)
+    bundle = load_bundle(item.path)
+    settings = PretrainSettings.parse(item.manifest["settings"])
+
+    def loss(*, prefix_decoder: bool) -> float:
+        data = read_data([tokens.path], bundle.vocabulary, settings, 40, 7, prefix_decoder=prefix_decoder)
+        assert data.denoising is not None
+        [batch] = data.batches(0, 100, bundle.vocabulary.pad_id)
+        assert (batch.prefix is not None) is prefix_decoder
+        scored = score(bundle.model, batch)
+        return float((scored.logprobs * scored.weights).sum() / scored.weights.sum())
+
+    assert loss(prefix_decoder=True) != pytest.approx(loss(prefix_decoder=False), rel=1e-3)
+    data = read_data([tokens.path], bundle.vocabulary, settings, 40, 7, prefix_decoder=True)
+    row = data.rows(0)[0]
+    [batch] = data.batches(0, 1, bundle.vocabulary.pad_id)[:1]
+    scored = score(bundle.model, batch)
+    alone = []
+    for segment in data.segments(row):
+        sequence = torch.from_numpy(segment.tokens)[None]
+        marks = (torch.arange(len(segment)) < segment.prefix)[None]
+        with torch.no_grad():
+            table = bundle.model.logits(bundle.model(sequence, prefix=marks)).log_softmax(-1)[0]
+        places = torch.from_numpy(segment.supervised[1:]).nonzero()[:, 0]
+        alone.append(table[places, sequence[0, places + 1]])
+    torch.testing.assert_close(scored.logprobs, torch.cat(alone), atol=1e-4, rtol=0)
+
+
+def test_a_prefix_decoder_that_no_objective_trains_is_warned_of(tokens: Artifact) -> None:
+    settings = {"model": {**MODEL, "prefix_decoder": True}}
+    [warning] = planned(PretrainSettings.parse(settings), tokens).warnings
+    assert "objective.kind: prefix-lm" in warning
+    settings["objective"] = {"kind": "prefix-lm"}
+    assert not planned(PretrainSettings.parse(settings), tokens).warnings
 
 
 def test_the_same_seed_gives_the_same_bytes_whatever_the_micro_batches(
