@@ -15,6 +15,7 @@ from chatloom.artifact import Artifact
 from chatloom.cli import main
 from chatloom.errors import ChatloomError
 from chatloom.evaluation.heldout import objective_scores
+from chatloom.model.transformer import Transformer
 from chatloom.settings import SettingsError
 from chatloom.stage import Line, Plan, PlanContext
 from chatloom.stages import find
@@ -133,26 +134,31 @@ def test_a_prefix_decoder_reads_the_input_both_ways(world: World, tokens: Artifa
     item = trained(world, tokens, tmp_path / "both", "prefix-lm", epochs=1, model=model)
     bundle = load_bundle(item.path)
     settings = PretrainSettings.parse(item.manifest["settings"])
+    network = Transformer(settings.model.config(bundle.vocabulary.size)).eval()
+    generator = torch.Generator().manual_seed(0)
+    for parameter in network.parameters():  # large ones, so that what is seen matters
+        parameter.data.normal_(0, 0.3, generator=generator)
 
+    @torch.no_grad()
     def loss(*, prefix_decoder: bool) -> float:
         data = read_data([tokens.path], bundle.vocabulary, settings, 40, 7, prefix_decoder=prefix_decoder)
         assert data.denoising is not None
         [batch] = data.batches(0, 100, bundle.vocabulary.pad_id)
         assert (batch.prefix is not None) is prefix_decoder
-        scored = score(bundle.model, batch)
+        scored = score(network, batch)
         return float((scored.logprobs * scored.weights).sum() / scored.weights.sum())
 
     assert loss(prefix_decoder=True) != pytest.approx(loss(prefix_decoder=False), rel=1e-3)
     data = read_data([tokens.path], bundle.vocabulary, settings, 40, 7, prefix_decoder=True)
     row = data.rows(0)[0]
     [batch] = data.batches(0, 1, bundle.vocabulary.pad_id)[:1]
-    scored = score(bundle.model, batch)
+    scored = score(network, batch)
     alone = []
     for segment in data.segments(row):
         sequence = torch.from_numpy(segment.tokens)[None]
         marks = (torch.arange(len(segment)) < segment.prefix)[None]
         with torch.no_grad():
-            table = bundle.model.logits(bundle.model(sequence, prefix=marks)).log_softmax(-1)[0]
+            table = network.logits(network(sequence, prefix=marks)).log_softmax(-1)[0]
         places = torch.from_numpy(segment.supervised[1:]).nonzero()[:, 0]
         alone.append(table[places, sequence[0, places + 1]])
     torch.testing.assert_close(scored.logprobs, torch.cat(alone), atol=1e-4, rtol=0)
