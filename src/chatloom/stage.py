@@ -36,16 +36,24 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Note:
+    """A text of a plan, such as a table; `title` goes on where the stage's name ends: "reads", "learns by ..."."""
+
+    title: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a stage will cost: figures by name, and reasons why it cannot work (empty when it can).
 
-    `notes` are texts (tables) to be shown below the figures, `facts` what the plans of later stages may ask for.
+    `notes` are tables and curves to be shown below the figures, `facts` what the plans of later stages may ask for.
     """
 
     lines: tuple[Line, ...] = ()
     refusals: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def value(self, name: str, default: float = 0.0) -> float:

@@ -158,9 +158,11 @@ def test_the_n_gram_baselines_count_an_even_choice_of_a_large_corpus(world: Worl
 @pytest.mark.parametrize(("micro_batch_tokens", "equal", "expected"), [(64, False, 4), (80, True, 4), (1000, True, 62)])
 def test_compiled_micro_batches_are_all_of_one_size(micro_batch_tokens: int, equal: bool, expected: int) -> None:
     settings = PretrainSettings.parse({"batch_rows": 12, "loop": {"micro_batch_tokens": micro_batch_tokens}})
-    rows = _rows_at_once(settings, 16, equal=equal)
+    rows = _rows_at_once(settings, 16, sizes=[12], equal=equal)
     assert rows == expected
     assert not equal or 12 % min(rows, 12) == 0
+    growing = _rows_at_once(settings, 16, sizes=[6, 9, 12], equal=equal)
+    assert growing == (3 if equal else expected)  # every size is a number of whole micro-batches
 
 
 def test_compiling_without_triton_is_refused_where_it_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

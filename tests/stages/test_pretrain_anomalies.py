@@ -18,8 +18,8 @@ from chatloom.cli import app
 from chatloom.corpus.record import Document, write_documents
 from chatloom.errors import ChatloomError
 from chatloom.tokens.packing import Batch
-from chatloom.training.forward import NextTokenLoss
 from chatloom.training.metrics import read_metrics
+from chatloom.training.next_token_loss import NextTokenLoss
 from chatloom.training.trainer import Terms
 
 BAD = "bad"

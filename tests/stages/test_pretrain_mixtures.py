@@ -17,11 +17,12 @@ from toys import CPU, MODEL, World
 from chatloom import recipe
 from chatloom.artifact import Artifact
 from chatloom.cli import main
+from chatloom.cli.batches import training_data
 from chatloom.errors import ChatloomError
 from chatloom.model.transformer import Transformer
 from chatloom.recipe import PlanRefused
 from chatloom.stage import Context
-from chatloom.stages.pretrain import ModelSettings, PretrainSettings, _NewRowsFirst
+from chatloom.stages.pretrain import ModelSettings, PretrainSettings, _NewRowsFirst, read_data
 from chatloom.tokens.store import TokenStore
 from chatloom.tokens.vocabulary import Vocabulary
 from chatloom.training.metrics import read_metrics
@@ -105,6 +106,49 @@ def test_a_mixture_that_was_killed_goes_on_to_the_same_weights(
         assert (again.path / name).read_bytes() == (mixed.path / name).read_bytes()
 
 
+def test_a_growing_batch_muon_and_a_late_decay_go_on_to_the_same_weights(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(name: str, **loop: Any) -> Artifact:
+        return world.run(
+            "pretrain", tmp_path / name, epochs=2, loop=loop, batch_ramp={"first_rows": 2, "share": 0.5},
+            optimizer={"name": "muon", "schedule": "wsd", "decay": 0.3},
+        )  # fmt: skip
+
+    whole = run("whole")
+    for steps in (3, 6):  # while the batch grows, and when it is whole
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "update", stop_after(steps))
+            with pytest.raises(KeyboardInterrupt):
+                run("parts", checkpoint_every=2)
+    parts = run("parts")
+    for name in ("model.safetensors", "state/optimizer.safetensors"):
+        assert (parts.path / name).read_bytes() == (whole.path / name).read_bytes()
+    rows = read_metrics(whole.path / "metrics.jsonl").rows
+    assert rows[0]["tokens"] < 0.5 * rows[-1]["tokens"]
+    assert rows[-1]["loss"] < rows[0]["loss"] - 1
+    assert rows[len(rows) // 2]["lr"] == pytest.approx(3e-3)
+    assert rows[-1]["lr"] == pytest.approx(3e-4)
+    monkeypatch.setenv("COLUMNS", "200")
+    first = 0
+    for step in range(1, len(rows) + 1):
+        capsys.readouterr()
+        assert main(["inspect", str(whole.path), "--step", str(step), "-n", "0"]) == 0
+        title = re.search(rf"step {step} of {len(rows)}: rows (\d+) to (\d+)", capsys.readouterr().out)
+        assert title is not None
+        assert int(title[1]) == first
+        first = int(title[2]) + 1
+    counts = _row_counts(whole)
+    assert sorted(set(counts)) == [2, 4, 6, 8]
+    assert first == sum(counts)
+
+
+def _row_counts(made: Artifact) -> list[int]:
+    """Rows of each step, from the settings in the manifest."""
+    data, _ = training_data(made)
+    return [len(data.rows(step)) for step in range(data.n_steps)]
+
+
 def test_inspect_names_the_documents_labels_and_source_of_a_steps_batch(
     mixed: Artifact, two_stores: list[Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,11 +223,26 @@ def test_chatloom_plan_prints_the_table_of_the_mixture(
     assert main(["plan", str(tmp_path / "mix.yaml"), "--out", str(tmp_path / "run")]) == 0
     shown = capsys.readouterr().out
     assert "`base` reads\nstage `early`" in shown
+    title = re.search(r"`base` learns by adamw in (\d+) steps: from 0.001, cosine to 0.0001\n0.001 │█", shown)
+    assert title is not None
+    data = read_data(
+        two_stores, Vocabulary.load(two_stores[0]), PretrainSettings.parse({"mixture": MIXTURE}), MODEL["context"], 0
+    )
+    assert int(title[1]) == data.n_steps  # what is planned is what is run
     assert re.search(r"all stages +weight +epochs +tokens +of +documents +disk\n  talk +[\d.]+% +1.00", shown)
     assert (
         main(["plan", str(tmp_path / "mix.yaml"), "--set", "base.mixture.stages=[{name: s, epochs: {talk: 9}}]"]) == 2
     )
     assert "max_epochs is 4" in capsys.readouterr().err
+    growing = ["--set", "base.batch_ramp={first_rows: 1, increment: 1, share: 0.4}", "--set", "base.batch_rows=3"]
+    assert main(["plan", str(tmp_path / "mix.yaml"), *growing]) == 0
+    assert re.search(
+        r"`base` reads 1 of 3 rows a step at first, all from step \d+ of \d+\n3 │ +▃+█", capsys.readouterr().out
+    )
+    assert main(["plan", str(tmp_path / "mix.yaml"), "--set", "base.batch_ramp={first_rows: 1}"]) == 2
+    assert "lower `share`" in capsys.readouterr().err
+    assert main(["plan", str(tmp_path / "mix.yaml"), "--set", "base.optimizer.warmup_steps=5000"]) == 2
+    assert re.search(r"5000 steps of warm-up do not fit into \d+ steps", capsys.readouterr().err)
 
 
 # --- going on from a model --------------------------------------------------------------------------------------------

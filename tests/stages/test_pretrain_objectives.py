@@ -247,7 +247,7 @@ def test_the_plan_says_what_share_carries_loss(tokens: Artifact) -> None:
         assert not plan.refusals
         assert 0.1 < plan.value("loss_share") < 0.6
         assert plan.value("tokens") >= plain.value("tokens")
-        assert "longest text" in plan.notes[0]
+        assert "longest text" in plan.notes[0].text
 
 
 def test_a_tokenizer_to_come_tells_the_plan_how_many_sentinels_it_will_have() -> None:

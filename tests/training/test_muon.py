@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -104,6 +105,25 @@ def test_only_matrices_inside_blocks_are_muons() -> None:
         for layer in range(2)
         for name, size in (("attention.qkv.weight", (16, 8, 8)), ("feedforward.gate_up.weight", (24, 24)))
     }
+
+
+def test_of_a_mixture_of_experts_each_expert_is_a_matrix_and_the_router_is_not() -> None:
+    model = Transformer(replace(CONFIG, n_experts=3, experts_per_token=2), generator=torch.Generator().manual_seed(0))
+    names = {p: name for name, p in model.named_parameters()}
+    found = {names[p].partition("layers.0.")[2] for p in hidden_matrices(model)} - {""}
+    assert found == {"attention.qkv.weight", "attention.output.weight", "feedforward.up", "feedforward.down"}
+    assert any(name.endswith("router.weight") for name in names.values())
+    rows = {names[p]: rows for p, rows in matrices_in(model).items()}
+    assert rows["layers.1.feedforward.up"] == (24, 24)
+    optimizer = ScheduledOptimizer({"m": model}, {"m": OptimizerSettings(name="muon", lr=0.1, weight_decay=0.0)}, 3)
+    up = model.get_parameter("layers.0.feedforward.up")
+    before = up.detach().clone()
+    for p in model.parameters():
+        p.grad = random(*p.shape, seed=2)
+    optimizer.step(0)
+    gate = up.grad[1, :24]
+    expected = before[1, :24] - 0.1 * scale_of(24, 16) * orthogonalise(gate[None])[0]
+    torch.testing.assert_close(up.detach()[1, :24], expected, rtol=1e-4, atol=1e-5)
 
 
 def one_step(**settings: float) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:

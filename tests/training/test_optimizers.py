@@ -1,4 +1,4 @@
-"""Promises of the optimizer: hand-computed schedules, textbook updates, decay where it belongs, state that survives."""
+"""Promises of the optimizer: the rate of the step, textbook updates, decay where it belongs, state that survives."""
 
 from __future__ import annotations
 
@@ -17,39 +17,12 @@ from chatloom.model.transformer import Transformer
 from chatloom.objectives.language_modeling import language_model_loss
 from chatloom.training.optimizers import ScheduledOptimizer
 from chatloom.training.parameter_groups import split_parameters
-from chatloom.training.schedules import learning_rate
 from chatloom.training.settings import OptimizerSettings
 
 CONFIG = TransformerConfig(
     vocab_size=20, hidden_size=16, n_layers=2, n_heads=2, n_kv_heads=1, head_dim=8, intermediate_size=24,
     max_positions=16, qkv_bias=True, output_bias=True, tie_embeddings=False,
 )  # fmt: skip
-
-
-def rates(total: int, **how: object) -> list[float]:
-    return [learning_rate(step, total=total, **how) for step in range(total)]  # type: ignore[arg-type]
-
-
-def test_cosine_falls_to_a_tenth() -> None:
-    # span 4: progress 0, 1/4, 1/2, 3/4, 1 -> 0.1 + 0.9 * (1 + cos(pi p)) / 2
-    expected = [1.0, 0.1 + 0.45 * (1 + math.sqrt(0.5)), 0.55, 0.1 + 0.45 * (1 - math.sqrt(0.5)), 0.1]
-    assert rates(5, peak=1.0, warmup=0, final_share=0.1, shape="cosine") == pytest.approx(expected, abs=1e-12)
-
-
-def test_linear_falls_to_zero() -> None:
-    found = rates(5, peak=2.0, warmup=0, final_share=0.0, shape="linear")
-    assert found == pytest.approx([2.0, 1.5, 1.0, 0.5, 0.0], abs=1e-12)
-
-
-def test_warm_up_rises_from_above_zero_to_the_peak_and_is_followed_by_the_decay() -> None:
-    found = rates(8, peak=4.0, warmup=4, final_share=0.25, shape="linear")
-    assert found == pytest.approx([1.0, 2.0, 3.0, 4.0, 4.0, 3.0, 2.0, 1.0], abs=1e-12)
-    assert rates(3, peak=4.0, warmup=1, shape="constant") == [4.0, 4.0, 4.0]
-
-
-def test_steps_beyond_the_plan_stay_at_the_end_value() -> None:
-    assert learning_rate(50, peak=1.0, total=10, final_share=0.1) == pytest.approx(0.1)
-    assert learning_rate(0, peak=1.0, total=1, final_share=0.1) == pytest.approx(1.0)
 
 
 def test_the_optimizer_uses_the_rate_of_the_step() -> None:
@@ -63,6 +36,8 @@ def test_the_optimizer_uses_the_rate_of_the_step() -> None:
         p.grad = torch.ones_like(p)
     optimizer.step(1)
     assert {group["lr"] for group in optimizer.groups} == {0.25}
+    with pytest.raises(ChatloomError, match="9 steps of warm-up do not fit into 8 steps"):
+        ScheduledOptimizer({"model": module}, {"model": OptimizerSettings(warmup_steps=9)}, 8)
 
 
 def reference_adam(
@@ -175,6 +150,8 @@ def test_state_makes_the_round_trip_through_safetensors(style: str, name: str, t
     for key, p in model.named_parameters():
         assert torch.equal(p, resumed.get_parameter(key)), key
     assert any(not torch.equal(p, forgetful.get_parameter(key)) for key, p in model.named_parameters())
+    again.load_tensors({})  # going back to before the first step
+    assert again.tensors() == {}
 
 
 @pytest.mark.parametrize("name", NAMES)

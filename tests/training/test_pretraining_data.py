@@ -14,6 +14,7 @@ import pytest
 
 from chatloom.corpus.selection.expressions import ExpressionError
 from chatloom.errors import ChatloomError
+from chatloom.tokens.batch_sizes import BatchRamp
 from chatloom.tokens.joined import JoinedStores
 from chatloom.tokens.mixture_plan import MixtureError, MixtureSettings
 from chatloom.tokens.store import TokenStore, TokenStoreError
@@ -178,6 +179,33 @@ def test_without_a_mixture_all_documents_are_read_in_the_order_that_runs_have_al
     read = [[list(piece[:3]) for piece in data.mixture.pieces(row)] for row in data.mixture.rows(0, 10_000)]
     assert len(read) == 2 * 782
     assert hashlib.sha256(json.dumps(read).encode()).hexdigest() == RECORDED
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_growing_batch_reads_the_same_rows_in_the_same_order(stores: JoinedStores, mixed: bool) -> None:
+    mixture = None if mixed else {}
+    plain = data_of(stores, mixture, batch_rows=1)
+    ramp = BatchRamp(first_rows=1, increment=2, share=0.4)
+    data = data_of(stores, mixture, batch_rows=6, ramp=ramp)
+    sizes = [len(data.rows(step)) for step in range(data.n_steps)]
+    assert sizes[0] == 1
+    assert {1, 3, 5, 6} <= set(sizes)
+    assert sizes[:-1] == sorted(sizes[:-1])
+    assert all(len(data.rows(step)) == data.sizes.rows(step) for step in range(data.n_steps - 1))
+    read = [row for step in range(data.n_steps) for row in data.rows(step)]
+    assert read == plain.mixture.rows(0, len(read))
+    assert len(read) == data.mixture.n_rows
+    if mixed:
+        assert len(read) == plain.mixture.n_rows  # a mixture says how much is read
+    else:
+        assert abs(len(read) - plain.n_rows) <= 3  # to the nearest whole step
+        assert sizes[-1] == 6
+    other = data_of(stores, mixture, batch_rows=6)
+    for step in range(data.n_steps + 1):
+        state = json.loads(json.dumps(data.state(step)))
+        data_of(stores, mixture, batch_rows=6, ramp=ramp).check_state(step, state)
+    with pytest.raises(ChatloomError, match="checkpoint after step 2"):
+        other.check_state(2, data.state(2))
 
 
 def test_epochs_are_rounded_to_whole_steps(stores: JoinedStores) -> None:

@@ -67,7 +67,7 @@ def show_step(item: Artifact, step: int, n: int) -> None:
     if not 1 <= step <= data.n_steps:
         raise ChatloomError(f"--step {step}: {item.path} was trained in steps 1 to {data.n_steps}")
     rows = data.rows(step - 1)
-    first = (step - 1) * data.batch_rows
+    first = data.sizes.start(step - 1)
     _title(f"step {step} of {data.n_steps}: rows {first} to {first + len(rows) - 1}{_what_became(item.path, step)}")
     for place, row in enumerate(rows, first):
         _print(_row_text(data, place, row, None))

@@ -141,7 +141,7 @@ def _show_plan(report: PlanReport) -> None:
         if stage.state == "stale" and stage.difference:
             out.print(f"`{stage.node.name}` is stale: {'; '.join(stage.difference)}", markup=False)
         for note in stage.figures.notes if stage.state != "done" else ():
-            out.print(f"`{stage.node.name}` reads\n{note}\n", markup=False, soft_wrap=True)
+            out.print(f"`{stage.node.name}` {note.title}\n{note.text}\n", markup=False, soft_wrap=True)
     for warning in report.warnings:
         out.print(Text(f"warning: {warning}", style="yellow"))
 

@@ -205,6 +205,10 @@ PANELS: dict[str, Panel] = {
         "nats",
         smooth=0.9,
     ),
+    "batch_rows": Panel(
+        "Rows of a step · 每步的行数",
+        "How large the batch is while it grows: small batches learn more from a token, large ones compute faster.",
+    ),
     "learning_rate": Panel(
         "Learning rate · 学习率", "The size of a step: a short warm-up, then a slow decline, so that the end is calm."
     ),

@@ -5,6 +5,7 @@ The reference is the model it starts from; its log-probabilities of every answer
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -25,6 +26,7 @@ from chatloom.training.costs import model_plan, texts_of
 from chatloom.training.data import Example, ExampleStream, check_rejected, pack_examples, preference_examples
 from chatloom.training.forward import segment_logprobs
 from chatloom.training.optimizers import ScheduledOptimizer
+from chatloom.training.schedule_note import schedule_note
 from chatloom.training.session import resolve_device, train
 from chatloom.training.settings import LoopSettings, OptimizerSettings
 from chatloom.training.trainer import Terms, Trainer
@@ -198,7 +200,8 @@ def plan(context: PlanContext) -> Plan:
     settings: DpoSettings = context.settings
     texts = texts_of(context, "preferences", "pairs")
     both = 2 * texts.count * texts.tokens
-    return model_plan(context, tokens=settings.epochs * both, scored=both)
+    costs = model_plan(context, tokens=settings.epochs * both, scored=both)
+    return replace(costs, notes=schedule_note(settings.optimizer, settings.epochs * texts.count / settings.batch_pairs))
 
 
 STAGE = Stage(

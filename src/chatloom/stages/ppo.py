@@ -37,6 +37,7 @@ from chatloom.training.costs import UNKNOWN_MODEL, all_made, answer_tokens, plan
 from chatloom.training.forward import score
 from chatloom.training.optimizers import ScheduledOptimizer
 from chatloom.training.rollouts import Answers, answers, batches_of, cells, logprob_table, reward_scores, value_table
+from chatloom.training.schedule_note import schedule_note
 from chatloom.training.session import resolve_device, train
 from chatloom.training.settings import LoopSettings, OptimizerSettings
 from chatloom.training.trainer import Terms, Trainer
@@ -422,7 +423,11 @@ def plan(context: PlanContext) -> Plan:
         frozen=2,
         micro_batch_tokens=settings.loop.micro_batch_tokens,
     )
-    return replace(costs, lines=(*costs.lines, Line("answer_tokens", length, "tokens")), warnings=too_few)
+    steps = settings.iterations * settings.epochs * settings.minibatches
+    notes = schedule_note(settings.actor, steps, exact=True, who="actor ")
+    notes += schedule_note(settings.critic, steps, exact=True, who="critic ")
+    lines = (*costs.lines, Line("answer_tokens", length, "tokens"))
+    return replace(costs, lines=lines, warnings=too_few, notes=notes)
 
 
 STAGE = Stage(

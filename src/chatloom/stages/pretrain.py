@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -21,7 +22,8 @@ from chatloom.model.extension import train_new_rows_only
 from chatloom.model.transformer import Transformer
 from chatloom.progress import say
 from chatloom.settings import Settings
-from chatloom.stage import Context, Input, Line, Plan, PlanContext, Stage
+from chatloom.stage import Context, Input, Line, Note, Plan, PlanContext, Stage
+from chatloom.tokens.batch_sizes import NO_RAMP, BatchRamp, BatchSizes, batch_sizes
 from chatloom.tokens.mixture_plan import MixtureError, MixtureSettings, check_names
 from chatloom.tokens.objective import Denoising, ObjectiveSettings
 from chatloom.tokens.packing import Batch
@@ -38,6 +40,7 @@ from chatloom.training.next_token_loss import NextTokenLoss
 from chatloom.training.objective_plan import planned_objective
 from chatloom.training.optimizers import ScheduledOptimizer
 from chatloom.training.pretraining_data import PretrainingData, open_stores, pretraining_data
+from chatloom.training.schedule_note import batch_note, schedule_note
 from chatloom.training.session import n_parameters, noise_seed, resolve_device, train, wants_compiled
 from chatloom.training.settings import AnomalySettings, LoopSettings, OptimizerSettings
 from chatloom.training.suspects import suspects
@@ -54,6 +57,7 @@ class PretrainSettings(Settings):
     mixture: MixtureSettings = Field(MixtureSettings(), description="sources and stages")
     objective: ObjectiveSettings = Field(ObjectiveSettings(), description="what is learnt of a text")
     batch_rows: int = Field(32, ge=1, description="rows of `model.context` tokens in one optimizer step")
+    batch_ramp: BatchRamp = Field(NO_RAMP, description="a batch that grows to `batch_rows`")
     train_new_rows_first: int = Field(
         0, ge=0, description="steps at the beginning in which only the rows that `extend-model` added are trained"
     )
@@ -101,7 +105,7 @@ def run(context: Context) -> None:
     compiled = wants_compiled(settings.loop, device, config)
     if compiled:
         model.compile_blocks()
-    rows_at_once = _rows_at_once(settings, config.max_positions, equal=compiled)
+    rows_at_once = _rows_at_once(settings, config.max_positions, equal=compiled, sizes=data.sizes.sizes)
     meter = Meter(device, settings.precision, config)
 
     def read(index: int) -> list[Batch]:
@@ -120,6 +124,8 @@ def run(context: Context) -> None:
             tokens = sum(batch.n_tokens for batch in batches)
             keys = sum(batch.n_keys for batch in batches)
             metrics["loss_share"] = sum(len(batch.supervised) for batch in batches) / tokens
+            if data.sizes.ramp:
+                metrics["batch_rows"] = data.sizes.rows(index)
             return {**metrics, "tokens": tokens, **meter.rates(tokens, keys, time.perf_counter() - started, waited)}
 
         train(
@@ -149,12 +155,13 @@ def run(context: Context) -> None:
         write_json(context.path / "heldout_objective.json", context.metrics["heldout_objective"])
 
 
-def _rows_at_once(settings: PretrainSettings, row_length: int, *, equal: bool) -> int:
-    """Rows of a micro-batch; with `equal` all of a step's have as many, since each size is compiled for itself."""
+def _rows_at_once(settings: PretrainSettings, row_length: int, *, sizes: Sequence[int], equal: bool) -> int:
+    """Rows of a micro-batch in steps of these sizes; with `equal` all have as many, as each size is compiled apart."""
     most = max(1, settings.loop.micro_batch_tokens // row_length)
-    if not equal or most >= settings.batch_rows:
+    common = math.gcd(*sizes)
+    if not equal or (len(sizes) == 1 and most >= common):
         return most
-    return next(n for n in range(most, 0, -1) if settings.batch_rows % n == 0)
+    return next(n for n in range(min(most, common), 0, -1) if common % n == 0)
 
 
 def _beginning(context: Context, vocabulary: Vocabulary) -> Bundle:
@@ -235,6 +242,7 @@ def read_data(
         epochs=settings.epochs,
         seed=seed,
         denoising=Denoising.of(settings.objective, vocabulary, row_length, seed, bidirectional=prefix_decoder),
+        ramp=settings.batch_ramp,
     )
 
 
@@ -275,28 +283,40 @@ def plan(context: PlanContext) -> Plan:
     if isinstance(objective, str):
         return Plan(refusals=(objective,))
     tokens = settings.epochs * size
-    notes: tuple[str, ...] = ()
-    if settings.mixture.stages:
-        if made and not coming:
-            folders = [item.path for item in made]
-            data = read_data(folders, Vocabulary.load(folders[0]), settings, config.max_positions, 0)
-            assert data.plan is not None
-            tokens, notes = data.plan.n_tokens, (data.table(),)
-        else:
-            tokens = sum(stage.tokens or 0.0 for stage in settings.mixture.stages) or size
-    exact = bool(made) and not coming and objective is None
+    counted = bool(made) and not coming
+    notes: tuple[Note, ...] = ()
+    if counted:
+        folders = [item.path for item in made]
+        data = read_data(folders, Vocabulary.load(folders[0]), settings, config.max_positions, 0)
+        if data.plan is not None:
+            tokens, notes = data.plan.n_tokens, (Note("reads", data.table()),)
+    elif settings.mixture.stages:
+        tokens = sum(stage.tokens or 0.0 for stage in settings.mixture.stages) or size
     if objective is not None:
         tokens *= objective.growth
-        notes = (*notes, objective.table)
+        notes += (Note("makes of its texts", objective.table),)
+    sizes, warnings = (data.sizes, ()) if counted else _estimated_sizes(settings, tokens / config.max_positions)
+    steps = data.n_steps if counted else sizes.n_steps(sizes.nearest(tokens / config.max_positions))
+    if tokens:
+        notes += batch_note(sizes, steps) + schedule_note(settings.optimizer, steps, exact=counted, height=4)
     costs = training_plan(
         config,
         context,
         tokens=tokens,
-        exact_tokens=exact,
+        exact_tokens=counted and objective is None,
         micro_batch_tokens=settings.loop.micro_batch_tokens,
     )
     share = Line("loss_share", 1.0 if objective is None else objective.loss_share, "")
-    return replace(costs, lines=(*costs.lines, share), notes=notes, warnings=_warnings(config, settings.objective))
+    warnings += _warnings(config, settings.objective)
+    return replace(costs, lines=(*costs.lines, share), notes=notes, warnings=warnings)
+
+
+def _estimated_sizes(settings: PretrainSettings, n_rows: float) -> tuple[BatchSizes, tuple[str, ...]]:
+    """Sizes of the batch in a run of about so many rows, and warnings: by an estimate nothing is refused."""
+    try:
+        return batch_sizes(settings.batch_rows, settings.batch_ramp, n_rows), ()
+    except ChatloomError as error:
+        return BatchSizes(settings.batch_rows), (str(error),)
 
 
 def _warnings(config: TransformerConfig, objective: ObjectiveSettings) -> tuple[str, ...]:

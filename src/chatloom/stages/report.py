@@ -27,7 +27,7 @@ from chatloom.training.bundle import load_bundle
 from chatloom.training.metrics import read_metrics
 
 CURVES = {
-    "pretrain": ("loss", "nll", "z_loss", "lr", "grad_norm", "tokens_per_second"),
+    "pretrain": ("loss", "nll", "z_loss", "lr", "batch_rows", "grad_norm", "tokens_per_second"),
     "sft": ("loss", "lr", "grad_norm", "tokens_per_second"),
     "reward": ("loss", "accuracy", "margin", "grad_norm"),
     "dpo": ("loss", "accuracy", "margin", "chosen_logprob"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +29,7 @@ from chatloom.training.costs import model_plan, texts_of
 from chatloom.training.data import Example, ExampleStream, check_rejected, pack_examples, preference_examples
 from chatloom.training.optimizers import ScheduledOptimizer
 from chatloom.training.rollouts import answers, batches_of, reward_scores
+from chatloom.training.schedule_note import schedule_note
 from chatloom.training.session import resolve_device, train
 from chatloom.training.settings import LoopSettings, OptimizerSettings
 from chatloom.training.trainer import Terms, Trainer
@@ -294,7 +296,10 @@ def plan(context: PlanContext) -> Plan:
     seen = texts.count * texts.tokens
     sampled = settings.normalise_samples * texts.tokens
     scale = {"scored": seen + sampled, "sampled": sampled} if settings.normalise else {}
-    return model_plan(context, tokens=2 * settings.epochs * seen, **scale)
+    costs = model_plan(context, tokens=2 * settings.epochs * seen, **scale)
+    return replace(
+        costs, notes=schedule_note(settings.optimizer, settings.epochs * texts.count / settings.batch_prompts)
+    )
 
 
 STAGE = Stage(

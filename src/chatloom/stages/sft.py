@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +21,7 @@ from chatloom.training.costs import model_plan, texts_of
 from chatloom.training.data import ExampleStream, check_rejected, conversation_examples
 from chatloom.training.next_token_loss import NextTokenLoss
 from chatloom.training.optimizers import ScheduledOptimizer
+from chatloom.training.schedule_note import schedule_note
 from chatloom.training.session import noise_seed, resolve_device, train
 from chatloom.training.settings import LoopSettings, OptimizerSettings
 from chatloom.training.trainer import Trainer
@@ -144,7 +146,9 @@ def plan(context: PlanContext) -> Plan:
     """Passes over the conversations; the model learns to answer at their length."""
     settings: SftSettings = context.settings
     texts = texts_of(context, "conversations", "records")
-    return model_plan(context, tokens=settings.epochs * texts.count * texts.tokens, answer_tokens=texts.answer_tokens)
+    costs = model_plan(context, tokens=settings.epochs * texts.count * texts.tokens, answer_tokens=texts.answer_tokens)
+    steps = settings.epochs * texts.count / settings.batch_conversations
+    return replace(costs, notes=schedule_note(settings.optimizer, steps))
 
 
 STAGE = Stage(

@@ -13,8 +13,7 @@ from chatloom.errors import ChatloomError
 from chatloom.training.lamb import Lamb
 from chatloom.training.muon import Muon
 from chatloom.training.parameter_groups import hidden_matrices, matrices_in, split_parameters
-from chatloom.training.schedules import learning_rate
-from chatloom.training.settings import OptimizerSettings
+from chatloom.training.settings import OptimizerSettings, schedule_of
 
 ADAMW_STATE = ("step", "exp_avg", "exp_avg_sq")
 
@@ -29,8 +28,9 @@ class ScheduledOptimizer:
     """
 
     def __init__(self, modules: Mapping[str, nn.Module], settings: Mapping[str, OptimizerSettings], total: int) -> None:
-        """Raises ChatloomError when nothing is trainable."""
-        self.modules, self.settings, self.total = dict(modules), dict(settings), total
+        """total: steps of the run. Raises ChatloomError when nothing is trainable or a schedule does not fit."""
+        self.modules, self.settings = dict(modules), dict(settings)
+        self.schedules = {label: schedule_of(choice, total) for label, choice in self.settings.items()}
         self.names: dict[Tensor, str] = {}
         groups: dict[str, list[dict[str, Any]]] = {}
         matrices: dict[nn.Parameter, tuple[int, ...]] = {}
@@ -57,15 +57,7 @@ class ScheduledOptimizer:
 
     def rate(self, label: str, step: int) -> float:
         """Learning rate of a module at an optimizer step."""
-        choice = self.settings[label]
-        return learning_rate(
-            step,
-            peak=choice.lr,
-            total=self.total,
-            warmup=round(choice.warmup * self.total),
-            final_share=choice.final_share,
-            shape=choice.schedule,
-        )
+        return self.schedules[label].rate(step)
 
     def clip(self) -> dict[str, Tensor]:
         """Scale each module's gradient to its largest norm; returns the norms before."""
@@ -106,11 +98,12 @@ class ScheduledOptimizer:
         return found
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put back what `tensors` gave; a parameter without state stays fresh."""
+        """Put back what `tensors` gave; a parameter that had no state then has none now."""
         for optimizer in self.optimizers:
             keys: tuple[str, ...] = getattr(optimizer, "kept", ADAMW_STATE)
             for parameter in (p for group in optimizer.param_groups for p in group["params"]):
                 names = {key: f"{key}.{self.names[parameter]}" for key in keys}
+                optimizer.state.pop(parameter, None)
                 if not any(name in tensors for name in names.values()):
                     continue
                 state = optimizer.state[parameter] = {}

@@ -23,15 +23,19 @@ def split_parameters(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Par
 def hidden_matrices(module: nn.Module) -> list[nn.Parameter]:
     """Trainable weights of the linear layers and experts inside blocks: what maps hidden states to hidden states.
 
-    Neither embeddings and output matrices, whose rows are tokens, nor heads, which have one row.
+    Neither embeddings and output matrices, whose rows are tokens, nor heads, which have one row, nor routers, whose
+    rows are experts: what turns hidden states into scores wants each row's own scale.
     """
     found: dict[nn.Parameter, None] = {}
+    routers: set[nn.Parameter] = set()
     for block in module.modules():
         if isinstance(block, Block):
             for layer in block.modules():
+                if isinstance(layer, Experts):
+                    routers.add(layer.router.weight)
                 if isinstance(layer, nn.Linear | Experts):
                     found.update((p, None) for n, p in layer.named_parameters(recurse=False) if n != "bias")
-    return [parameter for parameter in found if parameter.requires_grad]
+    return [parameter for parameter in found if parameter.requires_grad and parameter not in routers]
 
 
 def matrices_in(module: nn.Module) -> dict[nn.Parameter, tuple[int, ...]]:

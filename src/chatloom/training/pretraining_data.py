@@ -14,6 +14,7 @@ import numpy as np
 
 from chatloom.corpus.selection.expressions import Expression
 from chatloom.errors import ChatloomError
+from chatloom.tokens.batch_sizes import NO_RAMP, BatchRamp, BatchSizes, batch_sizes
 from chatloom.tokens.denoising_index import DenoisingIndex
 from chatloom.tokens.joined import JoinedStores
 from chatloom.tokens.language_model_rows import plain_segment, segments_batch
@@ -41,7 +42,7 @@ class PretrainingData:
 
     documents: JoinedStores
     mixture: Mixture
-    batch_rows: int
+    sizes: BatchSizes
     row_length: int
     plan: MixturePlan | None = None
     denoising: Denoising | None = None
@@ -51,7 +52,7 @@ class PretrainingData:
     @property
     def n_steps(self) -> int:
         """Optimizer steps of the run."""
-        return self.mixture.n_steps(self.batch_rows)
+        return self.sizes.n_steps(self.mixture.n_rows)
 
     @property
     def n_rows(self) -> int:
@@ -75,11 +76,11 @@ class PretrainingData:
 
     def rows(self, step: int) -> list[Row]:
         """The rows of an optimizer step."""
-        return self.mixture.step(step, self.batch_rows)
+        return self.mixture.rows(self.sizes.start(step), self.sizes.rows(step))
 
     def stage(self, step: int) -> str:
         """Name of the mixture's stage that the first row of an optimizer step belongs to."""
-        return self.mixture.names[self.mixture.rows(step * self.batch_rows, 1)[0].stage]
+        return self.mixture.names[self.mixture.rows(self.sizes.start(step), 1)[0].stage]
 
     def batches(self, step: int, rows_at_once: int, pad_id: int, *, trim: bool = True) -> list[Batch]:
         """The packed micro-batches of an optimizer step, of at most `rows_at_once` rows each; trim: as in `pack`."""
@@ -103,7 +104,7 @@ class PretrainingData:
 
     def state(self, step: int) -> dict[str, Any]:
         """Where the reading is before an optimizer step, for a checkpoint."""
-        return self.mixture.state(step * self.batch_rows)
+        return self.mixture.state(self.sizes.start(step))
 
     def check_state(self, step: int, saved: Any) -> None:
         """Raise ChatloomError when a checkpoint's `state` is not what follows from settings and stores here."""
@@ -137,12 +138,13 @@ def pretraining_data(
     epochs: float,
     seed: int,
     denoising: Denoising | None = None,
+    ramp: BatchRamp = NO_RAMP,
 ) -> PretrainingData:
-    """Pack every source and lay out the run.
+    """Pack every source and lay out the run, in steps of `batch_rows` rows, fewer at first where `ramp` says so.
 
     With `denoising` tokens are counted as those of the text. Without a mixture there is one source, all documents, read
     `epochs` times, to the nearest whole step. Raises MixtureError for a mixture that cannot be read, ExpressionError
-    for a condition on labels that are not there.
+    for a condition on labels that are not there, ChatloomError for a ramp that the run is too short for.
     """
 
     def pack(lengths: np.ndarray, stream: int = 0) -> RowIndex:
@@ -152,14 +154,14 @@ def pretraining_data(
 
     if not settings.sources and not settings.stages:
         index = pack(documents.lengths)
-        steps = max(1, round(epochs * index.n_rows / batch_rows))
+        sizes = batch_sizes(batch_rows, ramp, epochs * index.n_rows)
         only = Source(EVERYTHING, index, Order(index.n_rows, seed))
-        mixture = Mixture([only], [(EVERYTHING, [steps * batch_rows])])
-        return PretrainingData(documents, mixture, batch_rows, row_length, denoising=denoising)
+        mixture = Mixture([only], [(EVERYTHING, [sizes.nearest(epochs * index.n_rows)])])
+        return PretrainingData(documents, mixture, sizes, row_length, denoising=denoising)
     check_names(settings)
     owner = owners(documents, [source.where for source in settings.sources])
     sources: list[Source | None] = []
-    sizes: dict[str, Size] = {}
+    there: dict[str, Size] = {}
     for number, source in enumerate(settings.sources):
         mine = np.flatnonzero(owner == number)
         lengths = documents.lengths[mine]
@@ -170,14 +172,15 @@ def pretraining_data(
             if (lengths >= 2).any():
                 raise
             sources.append(None)  # nothing to read; the plan says so if a stage wants it
-            sizes[source.name] = Size(len(mine), 0, 0, disk)
+            there[source.name] = Size(len(mine), 0, 0, disk)
             continue
         sources.append(Source(source.name, index, Order(index.n_rows, seed, stream=number), mine))
-        sizes[source.name] = Size(len(mine), index.n_targets, index.n_rows, disk)
-    plan = plan_mixture(settings, sizes)
+        there[source.name] = Size(len(mine), index.n_targets, index.n_rows, disk)
+    plan = plan_mixture(settings, there)
     mixture = Mixture(sources, [(stage.name, stage.rows) for stage in plan.stages])
     left = documents.lengths[owner < 0]
-    return PretrainingData(documents, mixture, batch_rows, row_length, plan, denoising, len(left), int(left.sum()))
+    sizes = batch_sizes(batch_rows, ramp, mixture.n_rows)
+    return PretrainingData(documents, mixture, sizes, row_length, plan, denoising, len(left), int(left.sum()))
 
 
 def owners(documents: JoinedStores, conditions: Sequence[str]) -> np.ndarray:

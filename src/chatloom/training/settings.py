@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from chatloom.settings import Settings, runtime
+from chatloom.training.schedules import Decay, Schedule, Shape
 
 
 class OptimizerSettings(Settings):
@@ -26,9 +27,50 @@ class OptimizerSettings(Settings):
         0.1, ge=0, description="decoupled decay of matrices; norms, biases, embeddings have none"
     )
     clip: float = Field(1.0, ge=0, description="largest gradient norm; 0 turns clipping off")
-    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="shape of the decay")
+    schedule: Shape = Field("cosine", description="shape of the rate after the warm-up (see docs/training.md)")
     warmup: float = Field(0.02, ge=0, lt=1, description="share of the steps in which the rate rises to its peak")
+    warmup_steps: int | None = Field(None, ge=0, description="the same in steps, instead of the share")
+    warmup_from: float = Field(0.0, ge=0, le=1, description="where the rise begins, as a share of the peak")
     final_share: float = Field(0.1, ge=0, le=1, description="last learning rate as a share of the peak")
+    cycles: int = Field(1, ge=1, description="of cosine: how often it begins anew at the peak, the first counted")
+    cycle_growth: float = Field(1.0, gt=0, description="length of a cycle as a multiple of the one before")
+    decay: float = Field(0.1, ge=0, le=1, description="of wsd and wcsd: share of the steps that the last decay takes")
+    decay_shape: Decay = Field("one_minus_sqrt", description="of wsd and wcsd: shape of the last decay")
+    stable_from: float = Field(0.5, ge=0, le=1, description="of wcsd: share of the steps before it is level")
+    stable_share: float = Field(0.5, gt=0, le=1, description="of wcsd: the level, as a share of the peak")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        """Phases that do not fit after one another are refused here, where they are shares."""
+        if self.schedule in ("wsd", "wcsd") and self.warmup_steps is None and self.warmup + self.decay > 1:
+            raise ValueError(f"warmup {self.warmup:g} and decay {self.decay:g} are more than all steps; lower one")
+        if self.schedule == "wcsd" and self.stable_from + self.decay > 1:
+            raise ValueError(
+                f"stable_from {self.stable_from:g} leaves no room for a decay of {self.decay:g}; lower one of them"
+            )
+        return self
+
+
+def schedule_of(choice: OptimizerSettings, total: int) -> Schedule:
+    """The schedule of a run of `total` steps; raises ChatloomError when a warm-up in steps is longer than the run."""
+    warmup = round(choice.warmup * total) if choice.warmup_steps is None else choice.warmup_steps
+    decay = round(choice.decay * total)
+    if choice.warmup_steps is None:
+        decay = min(decay, total - warmup)  # two shares that make up the whole may both be rounded up
+    return Schedule(
+        peak=choice.lr,
+        total=total,
+        shape=choice.schedule,
+        warmup=warmup,
+        warmup_from=choice.warmup_from,
+        final_share=choice.final_share,
+        cycles=choice.cycles,
+        cycle_growth=choice.cycle_growth,
+        decay=decay,
+        decay_shape=choice.decay_shape,
+        stable_from=round(choice.stable_from * total),
+        stable_share=choice.stable_share,
+    )
 
 
 class AnomalySettings(Settings):
