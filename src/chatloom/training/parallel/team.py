@@ -1,0 +1,232 @@
+"""The processes of one run together: what each does of a step and what each holds, behind a few calls of the loop.
+
+    team = Team.of(settings, device)
+    team.spread({"model": model}, device)    # in place; before the optimizer is made
+    team.take(optimizer)                     # zero1: each process steps and remembers its share
+    terms = team.passes(...)                 # forward and backward of this process's part of a step
+    team.sum_gradients()                     # now every gradient is that of the whole step
+    team.norm("model")                       # of the whole gradient
+    team.publish()                           # after the optimizer's step
+
+One process alone goes through the same calls, which then do nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from chatloom.errors import ChatloomError
+from chatloom.tokens.packing import Batch
+from chatloom.training.parallel import pipeline, tensor
+from chatloom.training.parallel.gradients import local, squares, sum_gradients, sum_over
+from chatloom.training.parallel.layout import Spread, hollow
+from chatloom.training.parallel.schedules import order
+from chatloom.training.parallel.settings import ParallelSettings
+from chatloom.training.parallel.sharded import Owners, shard
+from chatloom.training.parallel.world import ALONE, World, join
+
+if TYPE_CHECKING:
+    from chatloom.training.loop import Objective, Terms
+
+
+@dataclass
+class Team:
+    """A world, and the modules that are spread over it, by label."""
+
+    world: World = ALONE
+    settings: ParallelSettings = field(default_factory=ParallelSettings)
+    spreads: dict[str, Spread] = field(default_factory=dict)
+    owners: Owners | None = None
+    pipe: pipeline.Pipe | None = None
+
+    @classmethod
+    def of(cls, settings: ParallelSettings, device: torch.device) -> Team:
+        """The team of a run; raises ChatloomError for settings that cannot work with these processes. Collective."""
+        world = join(settings, device)
+        if settings.pipeline > 1 and settings.data in ("zero2", "zero3"):
+            raise ChatloomError(
+                f"loop.parallel.pipeline {settings.pipeline} and data {settings.data} do not go together: every pass "
+                "of a micro-batch would gather the weights anew; use data: zero1 or replicate"
+            )
+        return cls(world, settings)
+
+    @property
+    def sharded(self) -> bool:
+        """Whether weights are shared out over the `data` axis, so that its processes must do equally many passes."""
+        return self.settings.data in ("zero2", "zero3") and self.world.mesh is not None
+
+    def spread(self, modules: Mapping[str, nn.Module], device: torch.device) -> None:
+        """Leave every process its part of some modules, which all have whole and equal now, on its device. In place.
+
+        Raises ChatloomError for a model that cannot be spread so. Collective.
+        """
+        world = self.world
+        if world.mesh is None:
+            for module in modules.values():
+                module.to(device)
+            return
+        if world.pipeline.size > 1 and len(modules) > 1:
+            raise ChatloomError("loop.parallel.pipeline works for one model at a time, and this stage trains two")
+        for label, module in modules.items():
+            made = Spread(module, world, hollow(module))
+            body: Any = getattr(module, "body", module)
+            if world.pipeline.size > 1:
+                self.pipe = pipeline.Pipe(world, body)
+                made.names, made.copies = pipeline.keep_stage(module, world.pipeline)
+            else:
+                made.names = {name: name for name, _ in module.named_parameters()}
+            if world.tensor.size > 1:
+                prefix = "" if body is module else "body."
+                cuts, partial = tensor.share_out(body, world.tensor)
+                made.cuts = {prefix + name: cut for name, cut in cuts.items()}
+                made.partial = {prefix + name for name in partial}
+            if self.sharded:
+                shard(module, world, keep_gathered=self.settings.data == "zero2")
+            module.to(device)
+            self.spreads[label] = made
+        if self.settings.data == "zero1" and world.data.size > 1:
+            trained = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
+            self.owners = Owners(trained, world.data)
+
+    def take(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        """Leave fresh optimizers only what this process is to step."""
+        for optimizer in optimizers if self.owners is not None else ():
+            assert self.owners is not None
+            self.owners.narrow(optimizer)
+
+    def passes(
+        self,
+        batches: Sequence[Batch],
+        objective: Objective,
+        weight: float,
+        context: Callable[[], AbstractContextManager[Any]],
+        dtype: torch.dtype,
+    ) -> list[Terms]:
+        """Forward and backward of total / weight for this process's micro-batches; what its objective gave. Collective.
+
+        context: entered around each forward pass (autocast). dtype: of hidden states. In a pipeline only the last stage
+        has terms to give.
+        """
+        if self.pipe is not None:
+            return self._pipelined(self.pipe, batches, objective, weight, context, dtype)
+        found: list[Terms] = []
+        rounds = max(self.world.gather(len(batches))) if self.sharded else len(batches)
+        for n in range(rounds):
+            # Others have more to do, and gathering weights takes all: go along with something that counts for nothing.
+            counts = n < len(batches)
+            with context():
+                terms = objective(batches[n if counts else -1])
+            (terms.total / weight if counts else terms.total * 0.0).backward()
+            if counts:
+                found.append(terms.detached())
+        return found
+
+    def _pipelined(
+        self,
+        pipe: pipeline.Pipe,
+        batches: Sequence[Batch],
+        objective: Objective,
+        weight: float,
+        context: Callable[[], AbstractContextManager[Any]],
+        dtype: torch.dtype,
+    ) -> list[Terms]:
+        found: list[Terms] = []
+        body: Any = pipe.body
+
+        def forward(n: int) -> Tensor:
+            with context():
+                if not pipe.last:
+                    hidden: Tensor = body.over(batches[n])
+                    return hidden
+                terms = objective(batches[n])
+            found.append(terms.detached())
+            return terms.total / weight
+
+        axis = self.world.pipeline
+        pipe.run(order(self.settings.schedule, axis.place, axis.size, len(batches)), batches, forward, dtype)
+        return found
+
+    def sum_gradients(self) -> None:
+        """Make every gradient that of the whole step, on every process that holds the parameter. Collective."""
+        for made in self.spreads.values():
+            parameters = made.parameters
+            whole = [p for p in parameters.values() if not isinstance(p, DTensor)]
+            sum_gradients(whole, self.world.data.group)
+            sum_gradients([parameters[name] for name in sorted(made.partial)], self.world.tensor.group)
+            if self.pipe is not None and self.pipe.tied:
+                tied = [p for name, p in parameters.items() if name.endswith("embedding.weight")]
+                self.pipe.sum_tied(tied)
+
+    def norm(self, label: str) -> Tensor:
+        """Norm of the whole gradient of a module, the same everywhere: fp32 scalar. Collective."""
+        made, world = self.spreads[label], self.world
+        here = [(n, p, p.grad) for n, p in made.parameters.items() if p.grad is not None and n not in made.copies]
+        like = next(iter(made.parameters.values()))
+
+        def of(*, sliced: bool) -> Tensor:
+            """Sums of squares of what is whole on the `tensor` axis and of what is cut there: [2]."""
+            found = [(n in made.cuts, g) for n, p, g in here if isinstance(p, DTensor) == sliced]
+            return torch.stack([squares([g for is_cut, g in found if is_cut == cut], like) for cut in (False, True)])
+
+        sums = of(sliced=False)
+        if self.sharded:
+            sums = sums + sum_over(of(sliced=True), [world.data])
+        total = sums[0] + sum_over(sums[1].clone(), [world.tensor])
+        return sum_over(total, [world.pipeline]).sqrt()
+
+    def scale(self, label: str, factor: Tensor) -> None:
+        """Multiply a module's gradient by a scalar tensor."""
+        found = [local(p.grad) for p in self.spreads[label].parameters.values() if p.grad is not None]
+        torch._foreach_mul_(found, factor)
+
+    def publish(self) -> None:
+        """Bring every process's copy of the weights up to date after a step. Collective."""
+        if self.owners is not None:
+            self.owners.publish()
+
+    def whole_state(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """An optimizer's tensors, named `key.label.parameter`, as one process would have them. Collective.
+
+        On the first process; nothing on the others. With one process the tensors are given back as they are.
+        """
+        if not self.spreads:
+            return dict(tensors)
+        found: dict[str, Tensor] = {}
+        # Every process must do the same in the same order, also where it owns nothing of a kind.
+        keys = sorted({item for given in self.world.gather({_parse(name)[:2] for name in tensors}) for item in given})
+        for key, label in keys:
+            own = {_parse(name)[2]: t for name, t in tensors.items() if _parse(name)[:2] == (key, label)}
+            whole = self.spreads[label].whole(own, owned=self.owners is not None)
+            found.update({f"{key}.{label}.{name}": value for name, value in whole.items()})
+        return found
+
+    def part_state(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What this process holds of the tensors that `whole_state` gave."""
+        if not self.spreads:
+            return dict(tensors)
+        found: dict[str, Tensor] = {}
+        for label, made in self.spreads.items():
+            here = {whole: name for name, whole in {**made.names, **made.copies}.items()}
+            parameters = made.parameters
+            for given, value in tensors.items():
+                key, owner, whole = _parse(given)
+                if owner != label or whole not in here:
+                    continue
+                name = here[whole]
+                if self.owners is None or self.owners.owns(parameters[name]):
+                    found[f"{key}.{label}.{name}"] = made.part(name, value)
+        return found
+
+
+def _parse(name: str) -> tuple[str, str, str]:
+    """`key.label.parameter` -> its three."""
+    key, _, rest = name.partition(".")
+    label, _, parameter = rest.partition(".")
+    return key, label, parameter
