@@ -11,7 +11,6 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from chatloom.objectives.preference import PreferenceLoss
 from chatloom.stages.dpo import DpoLoss
 from chatloom.stages.reward import RankingLoss, RewardSettings
 from chatloom.tokens.packing import Batch, Segment, pack
-from chatloom.training.forward import NextTokenLoss
+from chatloom.training.next_token_loss import NextTokenLoss
 from chatloom.training.optimizers import ScheduledOptimizer
 from chatloom.training.parallel.gradients import local
 from chatloom.training.parallel.settings import ParallelSettings
@@ -37,6 +36,7 @@ from chatloom.training.parallel.shares import item_shares
 from chatloom.training.parallel.team import Team
 from chatloom.training.parallel.world import disconnect
 from chatloom.training.settings import OptimizerSettings
+from chatloom.training.trainer import Trainer
 
 CONFIG = TransformerConfig(
     vocab_size=61, hidden_size=32, n_layers=4, n_heads=4, n_kv_heads=2, head_dim=8, intermediate_size=48,
@@ -107,7 +107,7 @@ def steps_of(
     module, objective = make(config)
     team.spread({"m": module}, CPU)
     optimizer = ScheduledOptimizer({"m": module}, {"m": OPTIMIZER}, 10)
-    team.take([optimizer.optimizer])
+    trainer = Trainer({"m": module}, optimizer, team=team)
     found: dict[str, Any] = {"losses": [], "norms": []}
     for step in range(STEPS):
         everything = groups(step)
@@ -115,43 +115,25 @@ def steps_of(
         mine = item_shares(sizes, team.world.data.size)[team.world.data.place]
         # Not as many micro-batches on every process.
         batches = micro_batches([everything[i] for i in mine], 2 + team.world.data.place)
-        weight = team.world.totals({"weight": sum(objective.weight(batch) for batch in batches)})["weight"]
-        module.zero_grad()
         watched = Watched(module, objective)
-        terms = team.passes(batches, watched, weight, nullcontext, torch.float32)
-        team.sum_gradients()
-        total = team.world.totals({"loss": sum(float(item.total) for item in terms)})
-        found["losses"].append(total["loss"] / weight)
-        gradients = {n: p.grad for n, p in module.named_parameters() if p.grad is not None}
-        if step == 0:
+        metrics = trainer.update(batches, watched)
+        found["losses"].append(metrics["loss"])
+        found["norms"].append(metrics["grad_norm"])
+        found["metrics"] = metrics
+        if step == 0:  # clipped, but by the same factor everywhere
+            gradients = {n: p.grad for n, p in module.named_parameters() if p.grad is not None}
             found["gradient"] = team.spreads["m"].whole(gradients) if team.spreads else dict(gradients)
             found["gradient"] = {name: value.clone() for name, value in found["gradient"].items()}
             found["bytes"] = {"gradients": size(gradients.values()), "weights in use": watched.most}
-        if team.spreads:
-            norm = team.norm("m")
-            team.scale("m", torch.clamp(OPTIMIZER.clip / (norm + 1e-6), max=1.0))
-        else:
-            norm = optimizer.clip()["m"]
-        found["norms"].append(float(norm))
-        clip, optimizer.clip = optimizer.clip, dict  # type: ignore[method-assign]
-        optimizer.step(step)
-        optimizer.clip = clip  # type: ignore[method-assign]
-        team.publish()
     found["bytes"]["weights"] = size(module.parameters())
-    state = raw_state(optimizer)
-    found["bytes"]["optimizer"] = size(value for name, value in state.items() if "exp_avg" in name)
-    found["moments"] = team.whole_state(state)
+    moments = optimizer.tensors()
+    found["bytes"]["optimizer"] = size(value for name, value in moments.items() if "exp_avg" in name)
+    found["moments"] = {name: value.clone() for name, value in trainer.state().tensors["optimizer"].items()}
     whole = team.spreads["m"].gathered() if team.spreads else module
     state = whole.state_dict() if whole is not None else {}
     found["weights"] = {name: value.clone() for name, value in state.items()}
     found["module"], found["optimizer"] = module, optimizer
     return found
-
-
-def raw_state(optimizer: ScheduledOptimizer) -> dict[str, Tensor]:
-    """An optimizer's tensors as they lie."""
-    states = optimizer.optimizer.state
-    return {f"{key}.{optimizer.names[p]}": value for p, state in states.items() for key, value in state.items()}
 
 
 def size(tensors: Any) -> int:
@@ -187,12 +169,14 @@ def compared(
     team.spreads["m"].fill(weights)
     after = {name: local(value.detach()) for name, value in found["module"].named_parameters()}
     result["filled"] = all(torch.equal(before[name], after[name]) for name in before)
-    state, again = raw_state(found["optimizer"]), team.part_state(moments)
+    state, again = found["optimizer"].tensors(), team.part_state(moments)
     result["state filled"] = state.keys() == again.keys() and all(
         torch.equal(local(state[name]), local(again[name])) for name in state
     )
     if team.world.leads:
         alone = steps_of(Team(), make, config)
+        assert found["metrics"].keys() == alone["metrics"].keys()
+        result["metrics"] = max(abs(found["metrics"][k] - v) / max(abs(v), 1e-3) for k, v in alone["metrics"].items())
         result["loss"] = max(abs(a - b) / abs(b) for a, b in zip(found["losses"], alone["losses"], strict=True))
         result["norm"] = max(abs(a - b) / abs(b) for a, b in zip(found["norms"], alone["norms"], strict=True))
         for name in ("gradient", "weights", "moments"):
@@ -220,7 +204,7 @@ CASES: dict[str, Callable[[], Any]] = {
     "zero3 ranking": lambda: compared({"data": "zero3"}, ranking),
     "zero3 preference": lambda: compared({"data": "zero3"}, preference),
     "tensor": lambda: compared({"tensor": 2}),
-    "tensor preference": lambda: compared({"tensor": 2}, preference, attention_bias=True),
+    "tensor preference": lambda: compared({"tensor": 2}, preference, qkv_bias=True, output_bias=True, qk_norm=True),
     "tensor ranking": lambda: compared({"tensor": 2}, ranking),
     "gpipe": lambda: compared({"pipeline": 2, "schedule": "gpipe"}),
     "1f1b": lambda: compared({"pipeline": 2, "schedule": "1f1b"}),

@@ -27,7 +27,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
 @pytest.mark.parametrize("case", ALL)
 def test_losses_gradients_weights_and_moments_are_those_of_one_process(case: str, found: dict[str, list[Any]]) -> None:
     first = found[case][0]
-    for name in ("loss", "norm", "gradient", "weights", "moments"):
+    for name in ("loss", "norm", "gradient", "weights", "moments", "metrics"):
         assert first[name] < 1e-5, name
 
 

@@ -26,6 +26,7 @@ from chatloom.training.costs import model_plan, texts_of
 from chatloom.training.data import Example, ExampleStream, check_rejected, pack_examples, preference_examples
 from chatloom.training.forward import segment_logprobs
 from chatloom.training.optimizers import ScheduledOptimizer
+from chatloom.training.parallel.team import Team
 from chatloom.training.schedule_note import schedule_note
 from chatloom.training.session import resolve_device, train
 from chatloom.training.settings import LoopSettings, OptimizerSettings
@@ -107,6 +108,7 @@ def run(context: Context) -> None:
     """Train on `pairs.parquet` of the preferences."""
     settings: DpoSettings = context.settings
     device = resolve_device(settings.loop.device)
+    team = Team.of(settings.loop.parallel, device)
     start = load_bundle(context.artifact("model").path, device)
     model, vocabulary, template = start.model, start.vocabulary, start.chat
     row_length = model.config.max_positions
@@ -126,18 +128,20 @@ def run(context: Context) -> None:
         row_length=row_length,
         micro_tokens=settings.loop.micro_batch_tokens,
         pad_id=vocabulary.pad_id,
+        axis=team.world.data,
     )
     total = stream.steps(settings.epochs)
+    team.spread({"model": model}, device)
     optimizer = ScheduledOptimizer({"model": model}, {"model": settings.optimizer}, total)
-    trainer = Trainer({"model": model}, optimizer, settings.loop.max_skips, settings.precision)
+    trainer = Trainer({"model": model}, optimizer, settings.loop.max_skips, settings.precision, team=team)
     objective = DpoLoss(model, loss)
 
     def step(index: int) -> dict[str, float]:
         batches = [batch.to(device) for batch in stream.step(index)]
         metrics = trainer.update(batches, objective)
-        if index == 0:
+        if index == 0 and team.world.speaks:
             check_start(objective, loss, settings.precision)
-        return {**metrics, "tokens": sum(batch.n_tokens for batch in batches)}
+        return {**metrics, "tokens": team.counted(batches)["tokens"]}
 
     bundle = Bundle(model, vocabulary, template)
     rows = train(

@@ -39,6 +39,7 @@ from chatloom.training.model_settings import ModelSettings
 from chatloom.training.next_token_loss import NextTokenLoss
 from chatloom.training.objective_plan import planned_objective
 from chatloom.training.optimizers import ScheduledOptimizer
+from chatloom.training.parallel.team import Team
 from chatloom.training.pretraining_data import PretrainingData, open_stores, pretraining_data
 from chatloom.training.schedule_note import batch_note, schedule_note
 from chatloom.training.session import n_parameters, noise_seed, resolve_device, train, wants_compiled
@@ -80,12 +81,17 @@ def run(context: Context) -> None:
     folders = [item.path for item in context.artifacts("tokens")]
     vocabulary = Vocabulary.load(folders[0])
     bundle = _beginning(context, vocabulary)
-    model = bundle.model.to(device)
+    model = bundle.model
     config = model.config
+    team = Team.of(settings.loop.parallel, device)
     data = read_data(
         folders, vocabulary, settings, config.max_positions, context.seed, prefix_decoder=config.prefix_decoder
     )
+    _check_team(context, team, data.sizes.sizes)
     _show(context, data)
+    if settings.embedding_gradient_share < 1:
+        shrink_embedding_gradient(model.embedding, settings.embedding_gradient_share)
+    team.spread({"model": model}, device)
     optimizer = ScheduledOptimizer({"model": model}, {"model": settings.optimizer}, data.n_steps)
     trainer = Trainer(
         {"model": model},
@@ -97,19 +103,22 @@ def run(context: Context) -> None:
         rollback_after=settings.anomalies.rollback_after,
         describe=suspects(model, data.documents, vocabulary),
         noise_seed=noise_seed(model, context.seed),
+        team=team,
     )
     new_rows_first = _NewRowsFirst(context, model, optimizer)
-    if settings.embedding_gradient_share < 1:
-        shrink_embedding_gradient(model.embedding, settings.embedding_gradient_share)
-    loss = NextTokenLoss(model, settings.z_loss)
+    loss = NextTokenLoss(model, settings.z_loss, team.reduce)
     compiled = wants_compiled(settings.loop, device, config)
     if compiled:
         model.compile_blocks()
     rows_at_once = _rows_at_once(settings, config.max_positions, equal=compiled, sizes=data.sizes.sizes)
-    meter = Meter(device, settings.precision, config)
+    meter = Meter(device, settings.precision, config, processes=team.world.size)
 
     def read(index: int) -> list[Batch]:
-        batches = data.batches(index, rows_at_once, vocabulary.pad_id, trim=not compiled)
+        if team.world.data.size == 1:
+            batches = data.batches(index, rows_at_once, vocabulary.pad_id, trim=not compiled)
+        else:
+            most = max(1, settings.loop.micro_batch_tokens // config.max_positions)
+            batches = data.share(index, most, vocabulary.pad_id, team.world.data, trim=not compiled, equal=compiled)
         return [batch.pinned() for batch in batches] if device.type == "cuda" else batches
 
     model.train()
@@ -121,12 +130,12 @@ def run(context: Context) -> None:
             trainer.watch.enter(f"{data.stage(index)}, {'new rows' if new_rows_first.alone else 'all'}")
             batches, waited = ahead.take(index)
             metrics = trainer.update([batch.to(device) for batch in batches], loss)
-            tokens = sum(batch.n_tokens for batch in batches)
-            keys = sum(batch.n_keys for batch in batches)
-            metrics["loss_share"] = sum(len(batch.supervised) for batch in batches) / tokens
+            done = team.counted(batches)
+            metrics["loss_share"] = done["losses"] / done["tokens"]
             if data.sizes.ramp:
                 metrics["batch_rows"] = data.sizes.rows(index)
-            return {**metrics, "tokens": tokens, **meter.rates(tokens, keys, time.perf_counter() - started, waited)}
+            rates = meter.rates(done["tokens"], done["keys"], time.perf_counter() - started, waited)
+            return {**metrics, "tokens": done["tokens"], **rates}
 
         train(
             context,
@@ -162,6 +171,20 @@ def _rows_at_once(settings: PretrainSettings, row_length: int, *, sizes: Sequenc
     if not equal or (len(sizes) == 1 and most >= common):
         return most
     return next(n for n in range(min(most, common), 0, -1) if common % n == 0)
+
+
+def _check_team(context: Context, team: Team, sizes: Sequence[int]) -> None:
+    settings: PretrainSettings = context.settings
+    if min(sizes) < team.world.data.size:
+        raise ChatloomError(
+            f"stage `{context.name}`: a step of {min(sizes)} rows cannot be shared among "
+            f"{team.world.data.size} processes; raise batch_rows or start fewer of them"
+        )
+    if settings.train_new_rows_first and (team.sharded or team.world.pipeline.size > 1):
+        raise ChatloomError(
+            f"stage `{context.name}`: train_new_rows_first trains some rows of whole embeddings; use loop.parallel."
+            "data replicate or zero1, and no pipeline"
+        )
 
 
 def _beginning(context: Context, vocabulary: Vocabulary) -> Bundle:

@@ -28,6 +28,7 @@ from chatloom.training.bundle import Bundle, load_bundle, save_bundle
 from chatloom.training.costs import model_plan, texts_of
 from chatloom.training.data import Example, ExampleStream, check_rejected, pack_examples, preference_examples
 from chatloom.training.optimizers import ScheduledOptimizer
+from chatloom.training.parallel.team import Team
 from chatloom.training.rollouts import answers, batches_of, reward_scores
 from chatloom.training.schedule_note import schedule_note
 from chatloom.training.session import resolve_device, train
@@ -125,14 +126,15 @@ def run(context: Context) -> None:
     """Train on `pairs.parquet`, normalise, report on `pairs_heldout.parquet`."""
     settings: RewardSettings = context.settings
     device = resolve_device(settings.loop.device)
-    start = load_bundle(context.artifact("model").path, device)
+    team = Team.of(settings.loop.parallel, device)
+    start = load_bundle(context.artifact("model").path)
     vocabulary, template = start.vocabulary, start.chat
     if settings.lm_weight and not start.model.config.tie_embeddings:
         raise ChatloomError(
             f"stage `{context.name}`: lm_weight needs tied embeddings, as a reward model keeps no "
             "output matrix; set it to 0"
         )
-    model = RewardModel(start.model, generator=torch.Generator().manual_seed(context.seed)).to(device)
+    model = RewardModel(start.model, generator=torch.Generator().manual_seed(context.seed))
     row_length = model.config.max_positions
     preferences = _preferences(context, "pairs.parquet")
     examples, rejected = preference_examples(preferences, template, vocabulary, row_length)
@@ -145,19 +147,22 @@ def run(context: Context) -> None:
         row_length=row_length,
         micro_tokens=settings.loop.micro_batch_tokens,
         pad_id=vocabulary.pad_id,
+        axis=team.world.data,
     )
     total = stream.steps(settings.epochs)
+    team.spread({"reward": model}, device)
     trainer = Trainer(
         {"reward": model},
         ScheduledOptimizer({"reward": model}, {"reward": settings.optimizer}, total),
         settings.loop.max_skips,
         settings.precision,
+        team=team,
     )
     loss = RankingLoss(model, settings)
 
     def step(index: int) -> dict[str, float]:
         batches = [batch.to(device) for batch in stream.step(index)]
-        return {**trainer.update(batches, loss), "tokens": sum(batch.n_tokens for batch in batches)}
+        return {**trainer.update(batches, loss), "tokens": team.counted(batches)["tokens"]}
 
     bundle = Bundle(model, vocabulary, template)
     train(

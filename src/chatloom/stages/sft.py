@@ -21,6 +21,7 @@ from chatloom.training.costs import model_plan, texts_of
 from chatloom.training.data import ExampleStream, check_rejected, conversation_examples
 from chatloom.training.next_token_loss import NextTokenLoss
 from chatloom.training.optimizers import ScheduledOptimizer
+from chatloom.training.parallel.team import Team
 from chatloom.training.schedule_note import schedule_note
 from chatloom.training.session import noise_seed, resolve_device, train
 from chatloom.training.settings import LoopSettings, OptimizerSettings
@@ -49,7 +50,8 @@ def run(context: Context) -> None:
     """Train on `sft.parquet` of the conversations; `sft_heldout.parquet`, where present, gives the held-out loss."""
     settings: SftSettings = context.settings
     device = resolve_device(settings.loop.device)
-    base = load_bundle(context.artifact("model").path, device)
+    team = Team.of(settings.loop.parallel, device)
+    base = load_bundle(context.artifact("model").path)
     model, vocabulary = base.model, base.vocabulary
     if settings.init == "random":
         model.initialise(torch.Generator().manual_seed(context.seed))
@@ -66,8 +68,10 @@ def run(context: Context) -> None:
         row_length=row_length,
         micro_tokens=settings.loop.micro_batch_tokens,
         pad_id=vocabulary.pad_id,
+        axis=team.world.data,
     )
     total = stream.steps(settings.epochs)
+    team.spread({"model": model}, device)
     optimizer = ScheduledOptimizer({"model": model}, {"model": settings.optimizer}, total)
     trainer = Trainer(
         {"model": model},
@@ -75,12 +79,13 @@ def run(context: Context) -> None:
         settings.loop.max_skips,
         settings.precision,
         noise_seed=noise_seed(model, context.seed),
+        team=team,
     )
-    loss = NextTokenLoss(model)
+    loss = NextTokenLoss(model, reduce=team.reduce)
 
     def step(index: int) -> dict[str, float]:
         batches = [batch.to(device) for batch in stream.step(index)]
-        return {**trainer.update(batches, loss), "tokens": sum(batch.n_tokens for batch in batches)}
+        return {**trainer.update(batches, loss), "tokens": team.counted(batches)["tokens"]}
 
     bundle = Bundle(model, vocabulary, template)
     model.train()

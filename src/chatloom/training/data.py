@@ -13,6 +13,8 @@ from chatloom.errors import ChatloomError
 from chatloom.tokens.order import Order
 from chatloom.tokens.packing import Batch, Segment, micro_batches
 from chatloom.tokens.vocabulary import Vocabulary
+from chatloom.training.parallel.shares import item_shares
+from chatloom.training.parallel.world import Axis
 
 
 @dataclass(frozen=True)
@@ -100,9 +102,18 @@ class ExampleStream:
     """Endless shuffled examples; `step(i)` is a pure function of the seed and i, so resuming needs no state."""
 
     def __init__(
-        self, examples: Sequence[Example], *, per_step: int, seed: int, row_length: int, micro_tokens: int, pad_id: int
+        self,
+        examples: Sequence[Example],
+        *,
+        per_step: int,
+        seed: int,
+        row_length: int,
+        micro_tokens: int,
+        pad_id: int,
+        axis: Axis = Axis(),  # noqa: B008 - frozen
     ) -> None:
-        self.examples, self.per_step = examples, per_step
+        """`axis`: the processes that share out every step; one alone does all of it."""
+        self.examples, self.per_step, self.axis = examples, per_step, axis
         self.row_length, self.micro_tokens, self.pad_id = row_length, micro_tokens, pad_id
         self.order = Order(len(examples), seed)
 
@@ -115,8 +126,12 @@ class ExampleStream:
         return [self.examples[i] for i in self.order.items(step * self.per_step, self.per_step)]
 
     def step(self, step: int) -> list[Batch]:
-        """The packed micro-batches of a step."""
-        return pack_examples(self.chosen(step), self.row_length, self.micro_tokens, self.pad_id)
+        """The packed micro-batches of a step, or of this process's share of it, by tokens."""
+        chosen = self.chosen(step)
+        if self.axis.size > 1:
+            shares = item_shares([example.n_tokens for example in chosen], self.axis.size)
+            chosen = [chosen[i] for i in shares[self.axis.place]]
+        return pack_examples(chosen, self.row_length, self.micro_tokens, self.pad_id)
 
 
 def pack_examples(examples: Sequence[Example], row_length: int, micro_tokens: int, pad_id: int) -> list[Batch]:

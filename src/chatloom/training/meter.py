@@ -15,10 +15,10 @@ ACCELERATOR_SIZE, PROCESSOR_SIZE = 8192, 512
 
 
 class Meter:
-    """Rates of training steps of a model on `device`; `precision` is the one that products run in, fp32 or bf16."""
+    """Rates of a model's training steps on `processes` devices like `device`; products are in `precision`."""
 
-    def __init__(self, device: torch.device, precision: str, config: TransformerConfig) -> None:
-        self._device, self._config = device, config
+    def __init__(self, device: torch.device, precision: str, config: TransformerConfig, *, processes: int = 1) -> None:
+        self._device, self._config, self._processes = device, config, processes
         accelerated = device.type == "cuda"
         self.peak = measured_matmul_rate(
             size=ACCELERATOR_SIZE if accelerated else PROCESSOR_SIZE,
@@ -39,7 +39,7 @@ class Meter:
         """
         flops = self._config.flops_per_token(2 * keys / tokens - 1) * tokens  # a context of c has (c + 1) / 2 keys
         return {
-            "mfu": flops / (seconds * self.peak),
+            "mfu": flops / (seconds * self.peak * self._processes),
             "data_wait": waited / seconds,
             "memory": float(self._memory()),
         }

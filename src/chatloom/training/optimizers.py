@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -32,6 +32,7 @@ class ScheduledOptimizer:
         self.modules, self.settings = dict(modules), dict(settings)
         self.schedules = {label: schedule_of(choice, total) for label, choice in self.settings.items()}
         self.names: dict[Tensor, str] = {}
+        self.clipper: Callable[[str, float], Tensor] | None = None  # where no process has a module's whole gradient
         groups: dict[str, list[dict[str, Any]]] = {}
         matrices: dict[nn.Parameter, tuple[int, ...]] = {}
         for label, module in self.modules.items():
@@ -63,9 +64,12 @@ class ScheduledOptimizer:
         """Scale each module's gradient to its largest norm; returns the norms before."""
         norms = {}
         for label, module in self.modules.items():
+            limit = self.settings[label].clip
+            if self.clipper is not None:
+                norms[label] = self.clipper(label, limit)
+                continue
             parameters = [p for p in module.parameters() if p.grad is not None]
             norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-            limit = self.settings[label].clip
             if limit > 0:
                 torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
             norms[label] = norm
@@ -84,9 +88,9 @@ class ScheduledOptimizer:
             optimizer.step()
 
     def zero_grad(self) -> None:
-        """Forget all gradients."""
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
+        """Forget all gradients, also of parameters that another process steps."""
+        for parameter in self.names:
+            parameter.grad = None
 
     def tensors(self) -> dict[str, Tensor]:
         """Moments and step counters by parameter name."""
@@ -94,7 +98,7 @@ class ScheduledOptimizer:
         for optimizer in self.optimizers:
             for parameter, state in optimizer.state.items():
                 for key, value in state.items():
-                    found[f"{key}.{self.names[parameter]}"] = value.detach().cpu().contiguous()
+                    found[f"{key}.{self.names[parameter]}"] = value.detach()
         return found
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:

@@ -27,6 +27,8 @@ from chatloom.tokens.packing_index import PackingIndex, Piece
 from chatloom.tokens.rows import PackingError
 from chatloom.tokens.store import TokenStore
 from chatloom.tokens.vocabulary import Vocabulary
+from chatloom.training.parallel.shares import nothing_of, row_shares
+from chatloom.training.parallel.world import Axis
 
 TRAIN = "train"
 EVERYTHING = "everything"
@@ -84,11 +86,26 @@ class PretrainingData:
 
     def batches(self, step: int, rows_at_once: int, pad_id: int, *, trim: bool = True) -> list[Batch]:
         """The packed micro-batches of an optimizer step, of at most `rows_at_once` rows each; trim: as in `pack`."""
-        rows = [self.segments(row) for row in self.rows(step)]
+        rows = self.rows(step)
         return [
-            segments_batch(rows[first : first + rows_at_once], self.row_length, pad_id, trim=trim)
+            self._batch(rows[first : first + rows_at_once], pad_id, trim=trim)
             for first in range(0, len(rows), rows_at_once)
         ]
+
+    def share(
+        self, step: int, rows_at_once: int, pad_id: int, axis: Axis, *, trim: bool = True, equal: bool = False
+    ) -> list[Batch]:
+        """Those of an optimizer step that one process of an axis does; `equal` sizes where that can be.
+
+        Where a step has fewer rows than there are processes, padding alone for the last ones.
+        """
+        rows = self.rows(step)
+        parts = row_shares(len(rows), rows_at_once, axis.size, equal=equal)
+        mine = [self._batch(rows[part.start : part.stop], pad_id, trim=trim) for part in parts[axis.place :: axis.size]]
+        return mine or [nothing_of(self._batch(rows[:1], pad_id, trim=trim))]
+
+    def _batch(self, rows: Sequence[Row], pad_id: int, *, trim: bool) -> Batch:
+        return segments_batch([self.segments(row) for row in rows], self.row_length, pad_id, trim=trim)
 
     def segments(self, row: Row) -> list[Segment]:
         """What lies in a row as it is trained on."""

@@ -22,6 +22,7 @@ from chatloom.training import checkpoints
 from chatloom.training.checkpoints import State
 from chatloom.training.loop import Run, fit
 from chatloom.training.metrics import read_metrics
+from chatloom.training.parallel.world import launched, local_rank
 from chatloom.training.settings import LoopSettings
 from chatloom.training.trainer import Trainer
 
@@ -29,7 +30,12 @@ DONE = "training.json"
 
 
 def resolve_device(name: str) -> torch.device:
-    """A torch device from `auto` (CUDA, then MPS, then CPU) or an explicit name; ChatloomError when it is not there."""
+    """A torch device from `auto` (CUDA, then MPS, then CPU) or an explicit name; ChatloomError when it is not there.
+
+    Of several processes on a machine each gets a CUDA device of its own.
+    """
+    if name in ("auto", "cuda") and launched() and torch.cuda.is_available():
+        return torch.device("cuda", local_rank())
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -54,13 +60,15 @@ def noise_seed(model: Transformer, seed: int) -> int | None:
 def wants_compiled(loop: LoopSettings, device: torch.device, config: TransformerConfig) -> bool:
     """Whether to compile; raises ChatloomError where it was asked for and cannot be done.
 
-    That is without Triton, which does it on CUDA, and for a mixture of experts, whose shapes depend on the data.
+    That is without Triton, which does it on CUDA, for a mixture of experts, whose shapes depend on the data, and for
+    tensor parallelism, whose blocks wait for other processes.
     """
     if loop.compile == "off" or (loop.compile == "auto" and device.type != "cuda"):
         return False
-    if config.n_experts:
+    whole = {"a mixture of experts": config.n_experts, "loop.parallel.tensor": loop.parallel.tensor > 1}
+    for what in [what for what, found in whole.items() if found]:
         if loop.compile == "on":
-            raise ChatloomError("loop.compile is on, and a mixture of experts is not compiled; use auto or off")
+            raise ChatloomError(f"loop.compile is on, and {what} is not compiled; use auto or off")
         return False
     if device.type == "cuda" and find_spec("triton") is None:
         if loop.compile == "on":

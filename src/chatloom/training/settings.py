@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from chatloom.settings import Settings, runtime
+from chatloom.training.parallel.settings import ParallelSettings
 from chatloom.training.schedules import Decay, Schedule, Shape
 
 
@@ -98,3 +99,4 @@ class LoopSettings(Settings):
         "auto", description="compiled blocks: from the first pass faster, which takes seconds; auto: on CUDA"
     )
     max_skips: int = runtime(5, ge=0, description="stop after this many skipped steps in a row")
+    parallel: ParallelSettings = runtime(ParallelSettings(), description="how several processes share it out")

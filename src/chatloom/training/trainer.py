@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,6 +17,8 @@ from chatloom.tokens.packing import Batch
 from chatloom.training.anomalies import Anomaly, Finding, Watch
 from chatloom.training.checkpoints import State
 from chatloom.training.optimizers import ScheduledOptimizer
+from chatloom.training.parallel.team import Team
+from chatloom.training.parallel.world import PeerLost
 
 
 @dataclass
@@ -62,12 +65,8 @@ CAUSES = (
     "the data holds rows without supervised tokens or with broken text",
     "the precision is too low for these activations (try fp32)",
 )
+_LOSS, _SUM, _SHARE = "loss", "sum of ", "share of "
 SUSPECTS = 4  # micro-batches that are described, at most
-
-
-def alone(sums: list[float]) -> list[float]:
-    """Sums over all ranks, where there is one."""
-    return sums
 
 
 @dataclass
@@ -76,8 +75,8 @@ class Trainer:
 
     watch: what a step is compared with. `rollbacks` times in a run, `rollback_after` skipped steps in a row ask for
     going back to a checkpoint (`wants_rollback`, which `loop.fit` answers).
-    agree: makes sums over all ranks of a rank's sums. Whatever decides over a step passes through it or is the same on
-    all ranks anyway (the norm of a summed gradient), so every rank takes, skips or rolls back the same step.
+    team: the processes of the run. Whatever decides over a step is summed over them or is the same on all anyway (the
+    norm of a summed gradient), so every one takes, skips or rolls back the same step.
     noise_seed: of dropout; None where there is none.
     describe: rows of a micro-batch in words, for `record`, which is told of every skipped step.
     """
@@ -90,7 +89,7 @@ class Trainer:
     watch: Watch = field(default_factory=Watch)
     rollbacks: int = 0
     rollback_after: int = 3
-    agree: Callable[[list[float]], list[float]] = alone
+    team: Team = field(default_factory=Team)
     describe: Callable[[Batch], list[dict[str, Any]]] | None = None
     record: Callable[..., None] = lambda _step, _kind, **_record: None
     updates: int = 0
@@ -98,6 +97,9 @@ class Trainer:
     skipped_in_a_row: int = 0
     rolled_back_to: list[int] = field(default_factory=list)
     wants_rollback: bool = False
+
+    def __post_init__(self) -> None:
+        self.team.take(self.optimizer)
 
     def update(self, batches: Sequence[Batch], objective: Objective) -> dict[str, float]:
         """One optimizer step: loss = sum(weight * loss) / sum(weight), both sums over all micro-batches and ranks.
@@ -107,44 +109,48 @@ class Trainer:
         in nats, grad_norm, lr, ...).
         """
         weights = [objective.weight(batch) for batch in batches]
-        weight = self.agree([sum(weights)])[0]
+        weight = self.team.world.totals({"weight": sum(weights)})["weight"]
         if not weight > 0:
             return self._skip(Finding("no supervised token in the whole step"), curable=False)
         self.optimizer.zero_grad()
         if isinstance(objective, StepObjective):
-            objective.begin(batches, weight)
-        parts: list[Terms] = []
-        for number, batch in enumerate(batches):
+            objective.begin(self.team.evened(batches), weight)
+        device = batches[0].tokens.device.type
+        narrow = self.precision == "bf16"
+
+        def around(number: int) -> AbstractContextManager[Any]:
             if self.noise_seed is not None:
                 # A function of the step alone, so that a resumed run drops what the uninterrupted one drops.
-                torch.manual_seed(hash((self.noise_seed, self.updates, number)))
-            device = batch.tokens.device.type
-            with torch.autocast(device, torch.bfloat16) if self.precision == "bf16" else contextlib.nullcontext():
-                terms = objective(batch)
-            (terms.total / weight).backward()
-            parts.append(terms.detached())
+                place = number * self.team.world.data.size + self.team.world.data.place
+                torch.manual_seed(hash((self.noise_seed, self.updates, place)))
+            return torch.autocast(device, torch.bfloat16) if narrow else contextlib.nullcontext()
+
+        parts = self.team.passes(batches, objective, weight, around, torch.bfloat16 if narrow else torch.float32)
+        self.team.sum_gradients()
         # Only here is the device waited for: all its work of this step is queued by now.
         clipped = self.optimizer.clip()
         losses = [float(terms.total) for terms in parts]
-        names = sorted({name for terms in parts for name in terms.sums})
-        own = [sum(losses)]
-        for name in names:
+        own = {_LOSS: sum(losses)}
+        for name in sorted({name for terms in parts for name in terms.sums}):
             pairs = [terms.sums[name] for terms in parts if name in terms.sums]
-            own += [sum(float(pair[i]) for pair in pairs) for i in (0, 1)]
-        total, *sums = self.agree(own)
+            for i, what in enumerate((_SUM, _SHARE)):
+                own[what + name] = sum(float(pair[i]) for pair in pairs)
+        sums = self.team.world.totals(own)
+        total = sums.pop(_LOSS)
         norms = {label: float(norm) for label, norm in clipped.items()}
         first = next(iter(norms))
         watched = {"loss": total / weight, "gradient norm": norms[first]}
         watched.update({f"gradient norm of {label}": norm for label, norm in norms.items() if label != first})
         finding = self.watch.judge(watched)
         if finding is not None:
-            means = [loss / share if share else 0.0 for loss, share in zip(losses, weights, strict=True)]
-            return self._skip(finding, watched, self._suspects(batches, means))
+            return self._skip(finding, watched, self._suspects(batches, losses, weights))
         self.watch.accept(watched)
         self.optimizer.step(self.updates)
+        self.team.publish()
         metrics = {"loss": total / weight, "grad_norm": norms[first], "lr": self.optimizer.rate(first, self.updates)}
         metrics.update({f"grad_norm_{label}": norm for label, norm in norms.items() if label != first})
-        metrics.update({name: sums[2 * i] / sums[2 * i + 1] for i, name in enumerate(names) if sums[2 * i + 1]})
+        names = [name.removeprefix(_SHARE) for name, share in sums.items() if name.startswith(_SHARE) and share]
+        metrics.update({name: sums[_SUM + name] / sums[_SHARE + name] for name in names})
         self.updates += 1
         self.skipped_in_a_row = 0
         return metrics
@@ -182,16 +188,29 @@ class Trainer:
             f"The weights of the last good step are kept. Likely causes: {'; '.join(CAUSES)}."
         )
 
-    def _suspects(self, batches: Sequence[Batch], means: Sequence[float]) -> list[dict[str, Any]]:
-        """What the micro-batches hold that have no finite loss or, where all have one, the one with the highest."""
-        if self.describe is None or not batches:
+    def _suspects(
+        self, batches: Sequence[Batch], losses: Sequence[float], weights: Sequence[float]
+    ) -> list[dict[str, Any]]:
+        """What the micro-batches hold that have no finite loss or, where all have one, the one with the highest.
+
+        Of every process; nothing from a pipeline, in which none has a whole model to look with.
+        """
+        if self.describe is None or self.team.pipe is not None:
             return []
+        means = [loss / share if share else 0.0 for loss, share in zip(losses, weights, strict=True)]
         bad = [i for i, mean in enumerate(means) if not math.isfinite(mean)][:SUSPECTS]
         chosen = bad or [max(range(len(means)), key=means.__getitem__)]
-        try:
-            return [row for i in chosen for row in self.describe(batches[i])]
-        except Exception as error:  # a description that fails must not end what it only describes
-            return [{"error": f"could not be described: {error}"}]
+        found: list[dict[str, Any]] = []
+        for n in range(self.team.rounds(len(chosen))):
+            try:
+                rows = self.describe(batches[chosen[min(n, len(chosen) - 1)]])
+            except PeerLost:
+                raise
+            except Exception as error:  # a description that fails must not end what it only describes
+                rows = [{"error": f"could not be described: {error}"}]
+            found += rows if n < len(chosen) else []
+        world = self.team.world
+        return [row for rows in world.gather(found if world.tensor.place == 0 else []) for row in rows]
 
     def gone_back(self, checkpoint: int, *, updates: int, skipped: int, earlier: Sequence[int]) -> None:
         """Say that what was loaded is a checkpoint gone back to: the count of steps goes on from where it was.
@@ -212,11 +231,11 @@ class Trainer:
             "rolled_back_to": self.rolled_back_to,
             "watch": self.watch.state(),
         }
-        return State(values, {"optimizer": self.optimizer.tensors()})
+        return State(values, {"optimizer": self.team.whole_state(self.optimizer.tensors())})
 
     def load(self, state: State) -> None:
         """Put back what `state` gave."""
-        self.optimizer.load_tensors(state.tensors.get("optimizer", {}))
+        self.optimizer.load_tensors(self.team.part_state(state.tensors.get("optimizer", {})))
         self.updates = state.values["updates"]
         self.skipped = state.values["skipped"]
         self.skipped_in_a_row = state.values["skipped_in_a_row"]

@@ -8,8 +8,9 @@ as a moment of an optimizer, is parted and put together the same way.
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -120,6 +121,25 @@ class Spread:
         made = copy.deepcopy(self.hollow)
         made.load_state_dict({**state, **dict(self.module.named_buffers())}, strict=True, assign=True)
         return made
+
+    @contextlib.contextmanager
+    def standing_in(self, whole: nn.Module) -> Iterator[None]:
+        """The module is, in place, another one meanwhile."""
+        own = type(self.module), self.module.__dict__
+        self.module.__class__, self.module.__dict__ = type(whole), whole.__dict__
+        try:
+            yield
+        finally:
+            self.module.__class__, self.module.__dict__ = own
+
+    @contextlib.contextmanager
+    def filling(self) -> Iterator[None]:
+        """The module is whole and without content meanwhile; what is loaded into it is then parted."""
+        empty = copy.deepcopy(self.hollow).to_empty(device="cpu")
+        with self.standing_in(empty):
+            yield
+            state = self.module.state_dict()
+        self.fill(state)
 
     def restore(self, device: torch.device) -> None:
         """Turn the module, in place, into the whole one on the first process, so that it can go on alone. Collective.

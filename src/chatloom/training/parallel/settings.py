@@ -19,7 +19,4 @@ class ParallelSettings(Settings):
     schedule: Literal["1f1b", "gpipe"] = runtime(
         "1f1b", description="order of a pipeline's passes: each backward soon; all forward first"
     )
-    micro_batches: int = runtime(
-        0, ge=0, description="at least so many passes a step in a pipeline; 0: twice its processes"
-    )
     timeout: float = runtime(600.0, gt=0, description="seconds after which a process that does not answer ends all")

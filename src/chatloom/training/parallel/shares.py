@@ -7,23 +7,22 @@ here, and as losses and gradients are summed over all parts, that changes nothin
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
 
 from chatloom.errors import ChatloomError
+from chatloom.tokens.packing import Batch
 
 
-def row_shares(n_rows: int, most: int, ranks: int, *, at_least: int = 1, equal: bool = False) -> list[range]:
+def row_shares(n_rows: int, most: int, ranks: int, *, equal: bool = False) -> list[range]:
     """Cut the rows of a step into micro-batches; number n belongs to rank n % ranks.
 
-    None has more than `most` rows. Where there are rows enough every rank gets as many micro-batches as the others, and
-    `at_least` so many. Sizes differ by one at most; with `equal` they do not differ where a number of micro-batches can
-    be found that allows it. Raises ChatloomError when there are fewer rows than ranks.
+    None has more than `most` rows. Where there are rows enough every rank gets as many micro-batches as the others;
+    where there are fewer rows than ranks the last ranks get none. Sizes differ by one at most; with `equal` they do not
+    differ where a number of micro-batches can be found that allows it.
     """
-    if n_rows < ranks:
-        raise ChatloomError(
-            f"a step of {n_rows} rows cannot be shared among {ranks} processes that each need one; raise the rows of a "
-            "step (batch_rows) or start fewer processes"
-        )
-    fewest = max(-(-n_rows // (most * ranks)), min(at_least, n_rows // ranks)) * ranks
+    fewest = -(-n_rows // (most * ranks)) * ranks
     numbers = range(fewest, n_rows + 1, ranks) if equal else range(0)
     count = next((number for number in numbers if n_rows % number == 0), fewest)
     count = min(count, n_rows)
@@ -48,3 +47,16 @@ def item_shares(sizes: Sequence[int], ranks: int) -> list[list[int]]:
         shares[rank].append(index)
         loads[rank] += sizes[index]
     return [sorted(share) for share in shares]
+
+
+def nothing_of(batch: Batch) -> Batch:
+    """A batch of the same shape that holds padding alone, for a process that must go along and has nothing to do."""
+    return replace(
+        batch,
+        segments=torch.full_like(batch.segments, -1),
+        weights=torch.zeros_like(batch.weights),
+        supervised=batch.supervised[:0],
+        segment_end=batch.segment_start - 1,
+        n_tokens=0,
+        total_weight=0.0,
+    )

@@ -5,15 +5,17 @@
     team.take(optimizer)                     # zero1: each process steps and remembers its share
     terms = team.passes(...)                 # forward and backward of this process's part of a step
     team.sum_gradients()                     # now every gradient is that of the whole step
-    team.norm("model")                       # of the whole gradient
+    norm = team.clip("model", 1.0)           # by the norm of the whole gradient
     team.publish()                           # after the optimizer's step
+    with team.whole():                       # to save: the first process's modules are whole meanwhile
 
 One process alone goes through the same calls, which then do nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -30,10 +32,16 @@ from chatloom.training.parallel.layout import Spread, hollow
 from chatloom.training.parallel.schedules import order
 from chatloom.training.parallel.settings import ParallelSettings
 from chatloom.training.parallel.sharded import Owners, shard
+from chatloom.training.parallel.shares import nothing_of
 from chatloom.training.parallel.world import ALONE, World, join
 
 if TYPE_CHECKING:
-    from chatloom.training.loop import Objective, Terms
+    from chatloom.training.optimizers import ScheduledOptimizer
+    from chatloom.training.trainer import Objective, Terms
+
+
+class Released(Exception):
+    """This process's part of a stage is done; the first one goes on alone with what only one can do."""
 
 
 @dataclass
@@ -95,33 +103,67 @@ class Team:
             trained = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
             self.owners = Owners(trained, world.data)
 
-    def take(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-        """Leave fresh optimizers only what this process is to step."""
-        for optimizer in optimizers if self.owners is not None else ():
+    def take(self, optimizer: ScheduledOptimizer) -> None:
+        """Leave a fresh optimizer only what this process is to step, and have it clip by whole norms.
+
+        Raises ChatloomError for one that needs whole matrices where they are cut.
+        """
+        for label, made in self.spreads.items():
+            name = optimizer.settings[label].name
+            if name != "adamw" and (self.sharded or made.cuts):
+                how = f"data {self.settings.data}" if self.sharded else f"tensor {self.settings.tensor}"
+                raise ChatloomError(
+                    f"optimizer {name} needs whole matrices, and loop.parallel ({how}) cuts them; use data: zero1 or "
+                    "replicate, or the optimizer adamw"
+                )
+        if self.spreads:
+            optimizer.clipper = self.clip
+        for item in optimizer.optimizers if self.owners is not None else ():
             assert self.owners is not None
-            self.owners.narrow(optimizer)
+            self.owners.narrow(item)
+
+    def rounds(self, passes: int) -> int:
+        """How many passes to do for one's own: gathering weights takes all processes of the `data` axis. Collective."""
+        return max(self.world.gather(passes)) if self.sharded else passes
+
+    def evened(self, batches: Sequence[Batch]) -> list[Batch]:
+        """Micro-batches and, where all have to do equally many passes, as much padding as is missing. Collective."""
+        return [*batches, *[nothing_of(batches[-1])] * (self.rounds(len(batches)) - len(batches))]
+
+    @property
+    def reduce(self) -> Callable[[Tensor], Tensor] | None:
+        """Sums a tensor over the processes that read other data; None where there are none."""
+        return (lambda value: sum_over(value, [self.world.data])) if self.world.data.size > 1 else None
+
+    def counted(self, batches: Sequence[Batch]) -> dict[str, int]:
+        """Of a step on all processes: `tokens`, `keys` that they see together, `losses` of them. Collective."""
+        own = {
+            "tokens": sum(batch.n_tokens for batch in batches),
+            "keys": sum(batch.n_keys for batch in batches),
+            "losses": sum(len(batch.supervised) for batch in batches),
+        }
+        return {name: int(value) for name, value in self.world.totals(own).items()}
 
     def passes(
         self,
         batches: Sequence[Batch],
         objective: Objective,
         weight: float,
-        context: Callable[[], AbstractContextManager[Any]],
+        context: Callable[[int], AbstractContextManager[Any]],
         dtype: torch.dtype,
     ) -> list[Terms]:
         """Forward and backward of total / weight for this process's micro-batches; what its objective gave. Collective.
 
-        context: entered around each forward pass (autocast). dtype: of hidden states. In a pipeline only the last stage
-        has terms to give.
+        context(n): entered around the forward pass of micro-batch n (autocast, random numbers). dtype: of hidden
+        states. In a pipeline only the last stage has terms to give.
         """
         if self.pipe is not None:
             return self._pipelined(self.pipe, batches, objective, weight, context, dtype)
         found: list[Terms] = []
-        rounds = max(self.world.gather(len(batches))) if self.sharded else len(batches)
-        for n in range(rounds):
+        for n in range(self.rounds(len(batches))):
             # Others have more to do, and gathering weights takes all: go along with something that counts for nothing.
             counts = n < len(batches)
-            with context():
+            with context(n):
                 terms = objective(batches[n if counts else -1])
             (terms.total / weight if counts else terms.total * 0.0).backward()
             if counts:
@@ -134,14 +176,14 @@ class Team:
         batches: Sequence[Batch],
         objective: Objective,
         weight: float,
-        context: Callable[[], AbstractContextManager[Any]],
+        context: Callable[[int], AbstractContextManager[Any]],
         dtype: torch.dtype,
     ) -> list[Terms]:
         found: list[Terms] = []
         body: Any = pipe.body
 
         def forward(n: int) -> Tensor:
-            with context():
+            with context(n):
                 if not pipe.last:
                     hidden: Tensor = body.over(batches[n])
                     return hidden
@@ -181,15 +223,47 @@ class Team:
         total = sums[0] + sum_over(sums[1].clone(), [world.tensor])
         return sum_over(total, [world.pipeline]).sqrt()
 
-    def scale(self, label: str, factor: Tensor) -> None:
-        """Multiply a module's gradient by a scalar tensor."""
-        found = [local(p.grad) for p in self.spreads[label].parameters.values() if p.grad is not None]
-        torch._foreach_mul_(found, factor)
+    def clip(self, label: str, limit: float) -> Tensor:
+        """Scale a module's gradient down to a norm of `limit` (0: never); the norm before. Collective."""
+        norm = self.norm(label)
+        if limit > 0:
+            found = [local(p.grad) for p in self.spreads[label].parameters.values() if p.grad is not None]
+            torch._foreach_mul_(found, torch.clamp(limit / (norm + 1e-6), max=1.0))
+        return norm
 
     def publish(self) -> None:
         """Bring every process's copy of the weights up to date after a step. Collective."""
         if self.owners is not None:
             self.owners.publish()
+
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[None]:
+        """The modules are whole meanwhile, on the CPU, on the first process; on the others they stay. Collective."""
+        with contextlib.ExitStack() as stack:
+            for made in self.spreads.values():
+                whole = made.gathered()
+                if whole is not None:
+                    stack.enter_context(made.standing_in(whole))
+            yield
+
+    @contextlib.contextmanager
+    def filling(self) -> Iterator[None]:
+        """The modules are whole and empty meanwhile, on the CPU; what they are filled with then is each one's part."""
+        with contextlib.ExitStack() as stack:
+            for made in self.spreads.values():
+                stack.enter_context(made.filling())
+            yield
+
+    def release(self, device: torch.device) -> None:
+        """The first process's modules are whole from now on, and it goes on alone. Collective.
+
+        Raises Released on the others.
+        """
+        for made in self.spreads.values():
+            made.restore(device)
+        self.spreads, self.pipe, self.owners = {}, None, None
+        if not self.world.leads:
+            raise Released
 
     def whole_state(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """An optimizer's tensors, named `key.label.parameter`, as one process would have them. Collective.
