@@ -8,6 +8,7 @@ import random
 import statistics
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from planned_loss import Planned, batch_of, trainer_of
 
 from chatloom.training.anomalies import FEWEST, FILE, WINDOW, AnomalyLog, Watch, judge, modified_z
 from chatloom.training.metrics import read_metrics
+from chatloom.training.parallel.team import Team
+from chatloom.training.parallel.world import World
 
 
 def calm(n: int, level: float = 3.0) -> list[float]:
@@ -116,24 +119,24 @@ def test_a_description_that_fails_does_not_end_the_run() -> None:
 
 
 def test_a_loss_that_is_no_number_on_one_rank_is_skipped_on_all() -> None:
-    barrier, sums = threading.Barrier(2), [[0.0], [0.0]]
+    barrier, told = threading.Barrier(2), [{}, {}]
 
-    def agree(rank: int):  # type: ignore[no-untyped-def]
-        def all_reduce(own: list[float]) -> list[float]:
-            sums[rank] = own
-            barrier.wait(10)
-            total = [a + b for a, b in zip(*sums, strict=True)]
-            barrier.wait(10)
-            return total
+    class Threads(World):
+        """Two threads that tell each other what processes would."""
 
-        return all_reduce
+        def gather(self, value: Any) -> list[Any]:
+            told[self.rank] = value
+            barrier.wait(10)
+            found = list(told)
+            barrier.wait(10)
+            return found
 
     trainers = [trainer_of() for _ in range(2)]
     results: dict[int, list[dict[str, float]]] = {}
 
     def run(rank: int) -> None:
         trainer, module = trainers[rank]
-        trainer.agree = agree(rank)
+        trainer.team = Team(Threads(size=2, rank=rank))
         plans = [[1.0], [math.nan] if rank == 1 else [1.0], [1.0]]
         results[rank] = [trainer.update([batch_of(2 + rank)], Planned(module, plan)) for plan in plans]
 
