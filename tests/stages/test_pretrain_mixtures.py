@@ -22,11 +22,14 @@ from chatloom.errors import ChatloomError
 from chatloom.model.transformer import Transformer
 from chatloom.recipe import PlanRefused
 from chatloom.stage import Context
-from chatloom.stages.pretrain import ModelSettings, PretrainSettings, _NewRowsFirst, read_data
+from chatloom.stages.pretrain import ModelSettings, PretrainSettings, read_data
 from chatloom.tokens.store import TokenStore
 from chatloom.tokens.vocabulary import Vocabulary
+from chatloom.training.bundle import load_bundle
 from chatloom.training.metrics import read_metrics
+from chatloom.training.next_token_loss import NextTokenLoss
 from chatloom.training.optimizers import ScheduledOptimizer
+from chatloom.training.start import NewRowsFirst
 from chatloom.training.trainer import Trainer
 
 UPDATE = Trainer.update
@@ -291,7 +294,7 @@ def test_old_rows_of_an_output_matrix_of_its_own_do_not_even_decay(extended: Pat
     optimizer = ScheduledOptimizer({"model": model}, {"model": settings.optimizer}, 10)
     start = Artifact(extended, {})
     context = Context(settings, {"start": start}, tmp_path, 0, "pretrain", "model", quiet=True)
-    new_rows_first = _NewRowsFirst(context, model, optimizer)
+    new_rows_first = NewRowsFirst(context, model, optimizer)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     tokens = torch.randint(6, 300, (2, 20), generator=torch.Generator().manual_seed(1))
     moved = []
@@ -321,6 +324,50 @@ def test_a_run_that_begins_with_new_rows_goes_on_to_the_same_weights(
     parts = go_on(world, tmp_path / "parts", extended, train_new_rows_first=5)
     for name in ("model.safetensors", "state/optimizer.safetensors"):
         assert (parts.path / name).read_bytes() == (whole.path / name).read_bytes()
+
+
+def test_a_run_may_go_on_with_the_moments_of_its_start(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two halves at a constant rate, the second with the first's moments, are one run."""
+    steady = {"optimizer": {"lr": 3e-3, "warmup": 0.0, "schedule": "constant"}, "epochs": 1}
+    first = world.run("pretrain", tmp_path / "first", **steady)
+
+    def second(name: str, **changes: Any) -> Artifact:
+        return go_on(world, tmp_path / name, first.path, **{**steady, **changes})
+
+    kept, fresh = second("kept", start_moments=True), second("fresh")
+    steps = first.metrics["steps"]
+    state = load_file(kept.path / "state" / "optimizer.safetensors")
+    assert {float(value) for name, value in state.items() if name.startswith("step.")} == {2.0 * steps}
+    # The second half reads the same rows as the first; done in one run by hand, it ends in the same bytes.
+    again = load_bundle(first.path)
+    optimizer = ScheduledOptimizer(
+        {"model": again.model}, {"model": PretrainSettings.parse(steady).optimizer}, kept.metrics["steps"]
+    )
+    optimizer.load_tensors(load_file(first.path / "state" / "optimizer.safetensors"))
+    data = read_data([world["tokens"].path], again.vocabulary, PretrainSettings.parse({"batch_rows": 8}), 40, 7)
+    trainer = Trainer({"model": again.model.train()}, optimizer)
+    for step in range(data.n_steps):
+        trainer.update(data.batches(step, 10, again.vocabulary.pad_id), NextTokenLoss(again.model))
+    weights = load_bundle(kept.path).model.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in again.model.state_dict().items())
+    assert (fresh.path / "model.safetensors").read_bytes() != (kept.path / "model.safetensors").read_bytes()
+    with monkeypatch.context() as patch:  # a run that goes on takes its own moments, not the start's
+        patch.setattr(Trainer, "update", stop_after(4))
+        with pytest.raises(KeyboardInterrupt):
+            second("parts", start_moments=True, loop={**CPU, "checkpoint_every": 2})
+    parts = second("parts", start_moments=True)
+    assert (parts.path / "model.safetensors").read_bytes() == (kept.path / "model.safetensors").read_bytes()
+
+
+def test_moments_that_are_not_there_are_refused(world: World, extended: Path, tmp_path: Path) -> None:
+    with pytest.raises(ChatloomError, match=r"has no state/ with an optimizer's moments"):
+        go_on(world, tmp_path / "a", extended, start_moments=True)
+    with pytest.raises(ChatloomError, match=r"trained with another optimizer or other parameters \(momentum_buffer"):
+        go_on(world, tmp_path / "b", world["pretrain"].path, start_moments=True, optimizer={"name": "muon"})
+    with pytest.raises(ChatloomError, match="needs a `start`"):
+        world.run("pretrain", tmp_path / "c", start_moments=True)
 
 
 def test_a_start_that_does_not_fit_is_refused(world: World, extended: Path, tmp_path: Path) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from pydantic import Field
 
 from chatloom.artifact import Artifact, write_json
@@ -18,7 +16,6 @@ from chatloom.corpus.selection.expressions import Expression
 from chatloom.errors import ChatloomError
 from chatloom.evaluation.heldout import heldout_scores, objective_scores
 from chatloom.model.config import TransformerConfig
-from chatloom.model.extension import train_new_rows_only
 from chatloom.model.transformer import Transformer
 from chatloom.progress import say
 from chatloom.settings import Settings
@@ -30,7 +27,7 @@ from chatloom.tokens.packing import Batch
 from chatloom.tokens.vocabulary import Vocabulary
 from chatloom.training.ahead import Ahead
 from chatloom.training.anomalies import Watch
-from chatloom.training.bundle import Bundle, load_bundle, save_bundle
+from chatloom.training.bundle import load_bundle, save_bundle
 from chatloom.training.checkpoints import State
 from chatloom.training.costs import UNKNOWN_MODEL, planned_config, training_plan
 from chatloom.training.embedding_gradient import shrink_embedding_gradient
@@ -44,10 +41,9 @@ from chatloom.training.pretraining_data import PretrainingData, open_stores, pre
 from chatloom.training.schedule_note import batch_note, schedule_note
 from chatloom.training.session import n_parameters, noise_seed, resolve_device, train, wants_compiled
 from chatloom.training.settings import AnomalySettings, LoopSettings, OptimizerSettings
+from chatloom.training.start import NewRowsFirst, beginning, moments_of_start
 from chatloom.training.suspects import suspects
 from chatloom.training.trainer import Trainer
-
-EXTENSION = "extension.json"  # what `extend-model` leaves beside a model
 
 
 class PretrainSettings(Settings):
@@ -61,6 +57,9 @@ class PretrainSettings(Settings):
     batch_ramp: BatchRamp = Field(NO_RAMP, description="a batch that grows to `batch_rows`")
     train_new_rows_first: int = Field(
         0, ge=0, description="steps at the beginning in which only the rows that `extend-model` added are trained"
+    )
+    start_moments: bool = Field(
+        False, description="go on with the optimizer's moments that `start` left, not with empty ones"
     )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast, fp32 weights")
     optimizer: OptimizerSettings = Field(OptimizerSettings(lr=1e-3), description="optimizer, rate and schedule")
@@ -80,7 +79,7 @@ def run(context: Context) -> None:
     device = resolve_device(settings.loop.device)
     folders = [item.path for item in context.artifacts("tokens")]
     vocabulary = Vocabulary.load(folders[0])
-    bundle = _beginning(context, vocabulary)
+    bundle = beginning(context, vocabulary)
     model = bundle.model
     config = model.config
     team = Team.of(settings.loop.parallel, device)
@@ -105,7 +104,9 @@ def run(context: Context) -> None:
         noise_seed=noise_seed(model, context.seed),
         team=team,
     )
-    new_rows_first = _NewRowsFirst(context, model, optimizer)
+    if settings.start_moments:
+        trainer.begin_with(moments_of_start(context, optimizer))
+    new_rows_first = NewRowsFirst(context, model, optimizer)
     loss = NextTokenLoss(model, settings.z_loss, team.reduce)
     compiled = wants_compiled(settings.loop, device, config)
     if compiled:
@@ -185,63 +186,6 @@ def _check_team(context: Context, team: Team, sizes: Sequence[int]) -> None:
             f"stage `{context.name}`: train_new_rows_first trains some rows of whole embeddings; use loop.parallel."
             "data replicate or zero1, and no pipeline"
         )
-
-
-def _beginning(context: Context, vocabulary: Vocabulary) -> Bundle:
-    """A model of new weights or, where there is a `start`, that one."""
-    start, settings = context.optional("start"), context.settings
-    if start is None:
-        generator = torch.Generator().manual_seed(context.seed)
-        return Bundle(Transformer(settings.model.config(vocabulary.size), generator=generator), vocabulary, None)
-    bundle = load_bundle(start.path)
-    if bundle.vocabulary.sha256 != vocabulary.sha256:
-        raise ChatloomError(
-            f"stage `{context.name}`: {start.path} reads vocabulary {bundle.vocabulary.sha256[:12]}, the tokens are of "
-            f"{vocabulary.sha256[:12]}; make them again with the model's vocabulary"
-        )
-    return bundle
-
-
-class _NewRowsFirst:
-    """In the first steps only the new rows learn: the other weights have no gradient, and nothing decays.
-
-    What is trained follows from the step's number, so a run that goes on needs no memory of it.
-    """
-
-    def __init__(self, context: Context, model: Transformer, optimizer: ScheduledOptimizer) -> None:
-        self._model, self._steps = model, context.settings.train_new_rows_first
-        self._groups = optimizer.groups
-        self._decays = [group["weight_decay"] for group in self._groups]
-        self._undo: Callable[[], None] | None = None
-        self._first = 0
-        if self._steps:
-            start = context.optional("start")
-            file = start.path / EXTENSION if start is not None else None
-            if file is None or not file.is_file():
-                raise ChatloomError(
-                    f"stage `{context.name}`: `train_new_rows_first` needs, as `start`, a model that stage "
-                    f"`extend-model` made (with {EXTENSION}); give one or leave the setting out"
-                )
-            self._first = int(json.loads(file.read_text(encoding="utf-8"))["first_new_id"])
-
-    def __call__(self, step: int) -> None:
-        """Set what the optimizer step of this number (from 0) trains."""
-        if step < self._steps and self._undo is None:
-            self._undo = train_new_rows_only(self._model, self._first)
-            self._set_decays([0.0] * len(self._groups))
-        elif step >= self._steps and self._undo is not None:
-            self._undo()
-            self._undo = None
-            self._set_decays(self._decays)
-
-    @property
-    def alone(self) -> bool:
-        """Whether only the new rows learn now."""
-        return self._undo is not None
-
-    def _set_decays(self, decays: Sequence[float]) -> None:
-        for group, decay in zip(self._groups, decays, strict=True):
-            group["weight_decay"] = decay
 
 
 def read_data(

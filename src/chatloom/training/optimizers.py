@@ -101,10 +101,20 @@ class ScheduledOptimizer:
                     found[f"{key}.{self.names[parameter]}"] = value.detach()
         return found
 
+    def state_names(self) -> set[str]:
+        """Names of all that `tensors` gives once every parameter has been stepped."""
+        return {
+            f"{key}.{self.names[parameter]}"
+            for optimizer in self.optimizers
+            for key in _kept(optimizer)
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        }
+
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Put back what `tensors` gave; a parameter that had no state then has none now."""
         for optimizer in self.optimizers:
-            keys: tuple[str, ...] = getattr(optimizer, "kept", ADAMW_STATE)
+            keys = _kept(optimizer)
             for parameter in (p for group in optimizer.param_groups for p in group["params"]):
                 names = {key: f"{key}.{self.names[parameter]}" for key in keys}
                 optimizer.state.pop(parameter, None)
@@ -115,6 +125,11 @@ class ScheduledOptimizer:
                     # AdamW's fused kernel wants the step counter, too, on the parameter's device; LAMB reads it here.
                     counter = key == "step" and isinstance(optimizer, Lamb)
                     state[key] = tensors[name].to("cpu" if counter else parameter.device).clone()
+
+
+def _kept(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
+    """What an optimizer remembers of a parameter."""
+    return optimizer.kept if isinstance(optimizer, Lamb | Muon) else ADAMW_STATE
 
 
 def _groups(label: str, module: nn.Module, choice: OptimizerSettings) -> Iterator[tuple[str, dict[str, Any]]]:

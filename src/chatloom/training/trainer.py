@@ -233,9 +233,13 @@ class Trainer:
         }
         return State(values, {"optimizer": self.team.whole_state(self.optimizer.tensors())})
 
+    def begin_with(self, moments: Mapping[str, Tensor]) -> None:
+        """Take over the optimizer's state of another run, as `state` gave it."""
+        self.optimizer.load_tensors(self.team.part_state(moments))
+
     def load(self, state: State) -> None:
         """Put back what `state` gave."""
-        self.optimizer.load_tensors(self.team.part_state(state.tensors.get("optimizer", {})))
+        self.begin_with(state.tensors.get("optimizer", {}))
         self.updates = state.values["updates"]
         self.skipped = state.values["skipped"]
         self.skipped_in_a_row = state.values["skipped_in_a_row"]
