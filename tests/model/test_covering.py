@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from itertools import combinations, product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from chatloom.errors import ChatloomError
 from chatloom.model.combinations import COMBINATIONS
 from chatloom.model.config import TransformerConfig
+from chatloom.model.huggingface import load_model, save_model
 from chatloom.model.rope_scaling import KINDS, RopeScaling
 from chatloom.model.transformer import Transformer
 from chatloom.tokens.packing import Batch, Segment, pack
@@ -129,6 +131,16 @@ def test_every_pair_of_choices_trains_a_step(row: dict[int, int]) -> None:
             assert parameter.grad.isfinite().all(), name
             parameter.sub_(0.02 * parameter.grad)
     assert 0 < evaluated() < before, config
+
+
+@pytest.mark.parametrize("row", ROWS, ids=range(len(ROWS)))
+def test_every_pair_of_choices_is_saved_and_comes_back(row: dict[int, int], tmp_path: Path) -> None:
+    model = Transformer(config_of(row), generator=torch.Generator().manual_seed(0))
+    save_model(tmp_path, model)
+    again = load_model(tmp_path, "language")
+    assert again.config == model.config
+    for (name, a), b in zip(model.named_parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b), name
 
 
 def test_all_that_is_refused_is_on_the_list_and_all_of_the_list_is_met() -> None:

@@ -1,8 +1,8 @@
-"""Save and load a model as a Hugging Face folder: config.json, model.safetensors, generation_config.json.
+"""Save and load a model as a folder: config.json, model.safetensors, generation_config.json.
 
-A language model is a LlamaForCausalLM, a reward model a LlamaForSequenceClassification with one label. `transformers`
-opens both and computes the same logits. Loading checks names, shapes, types and file sizes first, and never runs code
-or opens a pickle.
+What a Hugging Face class can compute (model/layouts) is saved as that class, a reward model as its sequence classifier
+with one label; `transformers` opens both and computes the same logits. Loading checks names, shapes, types and file
+sizes first, and never runs code or opens a pickle.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from torch import Tensor
 from chatloom.errors import ChatloomError
 from chatloom.model import weight_files
 from chatloom.model.heads import RewardModel
-from chatloom.model.huggingface_layout import Piece, from_llama_config, layout, to_llama_config
+from chatloom.model.layouts import Piece, config_json, known_name, layout, read_config
 from chatloom.model.transformer import Transformer
 
-# LlamaForSequenceClassification has no bias, so the reward's is a key of config.json (as in Huang et al. 2024).
+# Sequence classifiers have no bias, so the reward's is a key of config.json (as in Huang et al. 2024).
 REWARD_BIAS = "reward_bias"
 _DTYPES = {torch.float64: "float64", torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 
@@ -51,7 +51,7 @@ def save_model(
             raise ChatloomError(f"{name} holds {token}, outside the vocabulary of {model.config.vocab_size} tokens")
     tensors = to_huggingface(model, dtype=dtype)
     saved_dtype = _DTYPES[next(iter(tensors.values())).dtype]
-    config = to_llama_config(model.config, kind, dtype=saved_dtype, pad_id=pad_id, stop_ids=stop_ids)
+    config = config_json(model.config, kind, dtype=saved_dtype, pad_id=pad_id, stop_ids=stop_ids)
     if isinstance(model, RewardModel):
         config[REWARD_BIAS] = float(model.bias)
     generation = {"bos_token_id": None, "eos_token_id": list(stop_ids) or None, "pad_token_id": pad_id}
@@ -80,7 +80,7 @@ def load_model(
 def load_model(
     folder: Path | str, kind: str | None = None, *, dtype: torch.dtype | None = torch.float32
 ) -> Transformer | RewardModel:
-    """Open a Llama-layout Hugging Face folder, on CPU, in `dtype` (None: the file's own type).
+    """Open a model folder, on CPU, in `dtype` (None: the file's own type).
 
     With `kind` ("language" or "reward") the other kind is refused. Raises ChatloomError, before any weight is read, for
     a folder that is missing, incomplete, damaged, pickled, of another architecture, that names code, or whose links
@@ -91,14 +91,16 @@ def load_model(
         raise ChatloomError(f"{folder}: no such model folder")
     where = str(folder / "config.json")
     values = weight_files.read_json(folder, "config.json")
-    config, found = from_llama_config(values, where)
+    config, found = read_config(values, where)
     if kind is not None and kind != found:
         raise ChatloomError(f"{where}: this is a {found} model, expected a {kind} model")
     entries = weight_files.list_tensors(folder)
     if config.n_layers > len(entries):
         raise ChatloomError(f"{where}: has {config.n_layers} layers, but the folder holds only {len(entries)} tensors")
+    entries = {known: entry for name, entry in entries.items() if (known := known_name(config, name)) is not None}
     pieces = layout(config, found)
     _check_tensors(folder, entries, [piece for group in pieces.values() for piece in group], config.tie_embeddings)
+    embedding = next(iter(pieces.values()))[0].name
     types = {entry.dtype for entry in entries.values()}
     if dtype is None:
         dtype = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[min(types)]
@@ -112,7 +114,7 @@ def load_model(
             raise ChatloomError(f"{where}: {REWARD_BIAS} is {bias!r}; expected a finite number")
         model = RewardModel(body)
         model.bias.fill_(float(bias))
-    _fill(model, pieces, entries, folder)
+    _fill(model, pieces, entries, folder, embedding)
     return model.eval()
 
 
@@ -121,23 +123,30 @@ def to_huggingface(model: Transformer | RewardModel, *, dtype: torch.dtype | Non
     parameters = dict(model.named_parameters())
     tensors = {}
     for name, pieces in layout(model.config, "reward" if isinstance(model, RewardModel) else "language").items():
-        parts = parameters.pop(name).detach().split([shape[0] for _, shape in pieces])
-        for (theirs, _), part in zip(pieces, parts, strict=True):
-            tensors[theirs] = part.to(device="cpu", dtype=dtype or part.dtype).contiguous()
+        for piece, part in zip(pieces, _parts(parameters.pop(name).detach(), pieces), strict=True):
+            tensors[piece.name] = part.to(device="cpu", dtype=dtype or part.dtype).contiguous()
     if parameters:
-        raise ChatloomError(f"the model has weights a Llama folder has no place for: {', '.join(parameters)}")
+        raise ChatloomError(f"the model has weights its folder has no place for: {', '.join(parameters)}")
     return tensors
+
+
+def _parts(parameter: Tensor, pieces: Sequence[Piece]) -> list[Tensor]:
+    """Views of a parameter in the shapes of its pieces, which lie one below the other in it."""
+    if len(pieces) > 1 and parameter.ndim == 3:
+        parameter = parameter.flatten(0, 1)
+    columns = [piece.shape[-1 if piece.transposed else 0] for piece in pieces]
+    return [
+        part.t() if piece.transposed else part for piece, part in zip(pieces, parameter.split(columns), strict=True)
+    ]
 
 
 def _check_tensors(
     folder: Path, entries: dict[str, weight_files.TensorEntry], expected: list[Piece], tied: bool
 ) -> None:
     """Names and shapes of the files against those that config.json promises."""
-    shapes = dict(expected)
-    for name in [n for n in entries if n.endswith("rotary_emb.inv_freq")]:
-        del entries[name]  # angles that old Llama files repeat; they follow from config.json
+    shapes = {piece.name: piece.shape for piece in expected}
     if tied and "lm_head.weight" in entries:
-        shapes["lm_head.weight"] = shapes["model.embed_tokens.weight"]
+        shapes["lm_head.weight"] = expected[0].shape
     missing, extra = sorted(set(shapes) - set(entries)), sorted(set(entries) - set(shapes))
     if missing or extra:
         raise ChatloomError(
@@ -157,33 +166,35 @@ def _fill(
     pieces: dict[str, list[Piece]],
     entries: dict[str, weight_files.TensorEntry],
     folder: Path,
+    embedding: str,
 ) -> None:
     """Copy every tensor into its rows of our parameters."""
     targets: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
-        group = pieces[name]
-        for (theirs, _), part in zip(group, parameter.detach().split([shape[0] for _, shape in group]), strict=True):
-            targets[theirs] = part
+        for piece, part in zip(pieces[name], _parts(parameter.detach(), pieces[name]), strict=True):
+            targets[piece.name] = part
     for file in sorted({entry.file for entry in entries.values()}):
         try:
             with safe_open(str(file), framework="pt", device="cpu") as tensors:
-                for name in [n for n, entry in entries.items() if entry.file == file]:
-                    values = tensors.get_tensor(name)
+                for name, entry in entries.items():
+                    if entry.file != file:
+                        continue
+                    values = tensors.get_tensor(entry.name)
                     if not bool(torch.isfinite(values).all()):
                         raise ChatloomError(f"{file}: {name} holds numbers that are not finite; this model is broken")
                     if name not in targets:  # a tied lm_head that was saved all the same
-                        _check_tied(values, entries, folder)
+                        _check_tied(values, entries[embedding], folder)
                         continue
                     targets[name].copy_(values)
         except (OSError, SafetensorError) as error:
             raise ChatloomError(f"{file}: cannot be read: {error}") from error
 
 
-def _check_tied(head: Tensor, entries: dict[str, weight_files.TensorEntry], folder: Path) -> None:
-    with safe_open(str(entries["model.embed_tokens.weight"].file), framework="pt", device="cpu") as tensors:
-        if not torch.equal(head, tensors.get_tensor("model.embed_tokens.weight")):
+def _check_tied(head: Tensor, embedding: weight_files.TensorEntry, folder: Path) -> None:
+    with safe_open(str(embedding.file), framework="pt", device="cpu") as tensors:
+        if not torch.equal(head, tensors.get_tensor(embedding.name)):
             raise ChatloomError(
-                f"{folder}: config.json ties the embeddings, but lm_head.weight differs from model.embed_tokens.weight"
+                f"{folder}: config.json ties the embeddings, but lm_head.weight differs from {embedding.name}"
             )
 
 

@@ -29,11 +29,12 @@ _HEADER_LIMIT = 100 * 2**20
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """One tensor of a checked file: type as safetensors names it ("F32"), shape, and the file that holds it."""
+    """One tensor of a checked file: type as safetensors names it ("F32"), shape, the file that holds it, name there."""
 
     dtype: str
     shape: tuple[int, ...]
     file: Path
+    name: str
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
@@ -142,7 +143,7 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
         raise ChatloomError(
             f"{path}: the header describes {8 + length + end} bytes, the file has {size}; it was cut off or added to"
         )
-    return {name: TensorEntry(entry["dtype"], tuple(entry["shape"]), path) for name, entry in header.items()}
+    return {name: TensorEntry(entry["dtype"], tuple(entry["shape"]), path, name) for name, entry in header.items()}
 
 
 def _range(name: str, entry: Any) -> tuple[int, int]:

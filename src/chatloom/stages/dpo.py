@@ -21,7 +21,7 @@ from chatloom.objectives.preference import KINDS, PreferenceLoss
 from chatloom.settings import Settings
 from chatloom.stage import Context, Input, Plan, PlanContext, Stage
 from chatloom.tokens.packing import Batch
-from chatloom.training.bundle import Bundle, load_bundle, save_bundle
+from chatloom.training.bundle import Bundle, load_bundle, load_for_conversations, save_bundle
 from chatloom.training.costs import model_plan, texts_of
 from chatloom.training.data import Example, ExampleStream, check_rejected, pack_examples, preference_examples
 from chatloom.training.forward import segment_logprobs
@@ -109,7 +109,7 @@ def run(context: Context) -> None:
     settings: DpoSettings = context.settings
     device = resolve_device(settings.loop.device)
     team = Team.of(settings.loop.parallel, device)
-    start = load_bundle(context.artifact("model").path, device)
+    start = load_for_conversations(context.artifact("model").path, device)
     model, vocabulary, template = start.model, start.vocabulary, start.chat
     row_length = model.config.max_positions
     try:

@@ -31,7 +31,7 @@ from chatloom.settings import Settings
 from chatloom.stage import Context, Input, Line, Plan, PlanContext, Stage
 from chatloom.tokens.order import Order
 from chatloom.tokens.packing import Batch
-from chatloom.training.bundle import Bundle, load_bundle, save_bundle
+from chatloom.training.bundle import Bundle, load_bundle, load_for_conversations, save_bundle
 from chatloom.training.checkpoints import State
 from chatloom.training.costs import UNKNOWN_MODEL, all_made, answer_tokens, planned_config, texts_of, training_plan
 from chatloom.training.forward import score
@@ -168,7 +168,7 @@ class Ppo:
         settings: PpoSettings = context.settings
         self.settings, self.seed = settings, context.seed
         self.device = resolve_device(settings.loop.device)
-        bundle = load_bundle(context.artifact("model").path, self.device)
+        bundle = load_for_conversations(context.artifact("model").path, self.device)
         self.actor, self.vocabulary, self.template = bundle.model, bundle.vocabulary, bundle.chat
         self.bundle = Bundle(self.actor, self.vocabulary, self.template)
         self.reference = copy.deepcopy(self.actor).requires_grad_(False)

@@ -24,7 +24,7 @@ from chatloom.objectives.ranking import k_wise_loss, ordered_pairs, ranked_right
 from chatloom.settings import Settings
 from chatloom.stage import Context, Input, Plan, PlanContext, Stage
 from chatloom.tokens.packing import Batch
-from chatloom.training.bundle import Bundle, load_bundle, save_bundle
+from chatloom.training.bundle import Bundle, load_bundle, load_for_conversations, save_bundle
 from chatloom.training.costs import model_plan, texts_of
 from chatloom.training.data import Example, ExampleStream, check_rejected, pack_examples, preference_examples
 from chatloom.training.optimizers import ScheduledOptimizer
@@ -127,7 +127,7 @@ def run(context: Context) -> None:
     settings: RewardSettings = context.settings
     device = resolve_device(settings.loop.device)
     team = Team.of(settings.loop.parallel, device)
-    start = load_bundle(context.artifact("model").path)
+    start = load_for_conversations(context.artifact("model").path)
     vocabulary, template = start.vocabulary, start.chat
     if settings.lm_weight and not start.model.config.tie_embeddings:
         raise ChatloomError(

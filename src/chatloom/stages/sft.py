@@ -16,7 +16,7 @@ from chatloom.dialogue.template import ChatTemplate
 from chatloom.model.transformer import Transformer
 from chatloom.settings import Settings
 from chatloom.stage import Context, Input, Plan, PlanContext, Stage
-from chatloom.training.bundle import Bundle, load_bundle, save_bundle
+from chatloom.training.bundle import Bundle, load_bundle, load_for_conversations, save_bundle
 from chatloom.training.costs import model_plan, texts_of
 from chatloom.training.data import ExampleStream, check_rejected, conversation_examples
 from chatloom.training.next_token_loss import NextTokenLoss
@@ -51,7 +51,7 @@ def run(context: Context) -> None:
     settings: SftSettings = context.settings
     device = resolve_device(settings.loop.device)
     team = Team.of(settings.loop.parallel, device)
-    base = load_bundle(context.artifact("model").path)
+    base = load_for_conversations(context.artifact("model").path)
     model, vocabulary = base.model, base.vocabulary
     if settings.init == "random":
         model.initialise(torch.Generator().manual_seed(context.seed))

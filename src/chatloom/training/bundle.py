@@ -76,3 +76,17 @@ def load_bundle(folder: Path, device: torch.device | str = "cpu") -> Bundle:
             "they do not belong together"
         )
     return Bundle(network, vocabulary, template)
+
+
+def load_for_conversations(folder: Path, device: torch.device | str = "cpu") -> Bundle:
+    """Open a model that is to be trained on conversations; ChatloomError for a prefix decoder.
+
+    It would read a whole prompt both ways, earlier answers included, but these are learned in a causal pass over all.
+    """
+    bundle = load_bundle(folder, device)
+    if bundle.network.config.prefix_decoder:
+        raise ChatloomError(
+            f"{folder}: is a prefix decoder, which reads a prompt both ways; one pass over a conversation of several "
+            "turns cannot train that. Pretrain with model.prefix_decoder: false for a model that is to chat"
+        )
+    return bundle

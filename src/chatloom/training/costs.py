@@ -20,7 +20,7 @@ from chatloom.corpus.record import document_files
 from chatloom.errors import ChatloomError
 from chatloom.model import weight_files
 from chatloom.model.config import TransformerConfig
-from chatloom.model.huggingface_layout import from_llama_config
+from chatloom.model.layouts import read_config
 from chatloom.scaling.compute import (
     checkpoint_bytes,
     kv_cache_bytes,
@@ -220,7 +220,7 @@ def planned_config(context: PlanContext, name: str) -> TransformerConfig | None:
     if made:
         folder = made[0].path
         try:
-            return from_llama_config(weight_files.read_json(folder, "config.json"), str(folder))[0]
+            return read_config(weight_files.read_json(folder, "config.json"), str(folder))[0]
         except ChatloomError:
             return None
     known = context.plans.get(name)
