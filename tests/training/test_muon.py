@@ -66,6 +66,16 @@ def test_size_does_not_matter_and_a_matrix_of_zeros_stays_one() -> None:
     assert torch.equal(orthogonalise(torch.zeros(1, 6, 9)), torch.zeros(1, 6, 9))
 
 
+@pytest.mark.parametrize("shape", [(2, 64, 64), (2, 96, 32)])
+def test_in_bf16_as_on_cuda_it_comes_out_nearly_the_same(shape: tuple[int, ...]) -> None:
+    x = random(*shape)
+    exact, rounded = orthogonalise(x), orthogonalise(x.bfloat16())
+    assert rounded.dtype == torch.bfloat16
+    cosine = torch.nn.functional.cosine_similarity(exact.flatten(1), rounded.float().flatten(1))
+    assert float(cosine.min()) > 0.99
+    assert float(torch.linalg.svdvals(rounded.float()).max()) < 1.25
+
+
 def test_the_momentum_looks_ahead() -> None:
     buffer = torch.full((2,), 1.0)
     direction = nesterov(torch.full((2,), 3.0), buffer, 0.9)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 def shrink_embedding_gradient(embedding: nn.Embedding, share: float) -> None:
     """From now on only `share` of the gradient of what is looked up in `embedding` reaches its weights.
 
-    GLM-130B (Zeng et al. 2022, section 3.2; share 0.1) writes e = share * e + (1 - share) * stop_gradient(e). Here the
+    GLM-130B (Zeng et al. 2022, section 3; share 0.1) writes e = share * e + (1 - share) * stop_gradient(e). Here the
     gradient itself is multiplied, so that the values are not rounded. A weight that is also the output matrix (tied
     embeddings) has its gradient from the logits in full: the share is of what comes through the look-up alone.
     """
