@@ -36,7 +36,9 @@ def test_a_schedule_is_told_in_its_own_numbers(settings: dict[str, object], word
 
 def test_an_estimate_says_so_and_refuses_nothing() -> None:
     long = OptimizerSettings(warmup_steps=50)
-    assert schedule_note(long, 20.4) == ()
+    [note] = schedule_note(long, 20.4)
+    assert note.title == "learns by adamw in about 20 steps"
+    assert "50 steps of warm-up do not fit into 20 steps" in note.text
     assert schedule_note(long, 0) == ()
     assert schedule_note(long, 80.4)[0].title.startswith("learns by adamw in about 80 steps: warm-up of 50")
     with pytest.raises(ChatloomError, match="50 steps of warm-up do not fit into 20 steps"):

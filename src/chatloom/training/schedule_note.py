@@ -17,21 +17,21 @@ def schedule_note(
 ) -> tuple[Note, ...]:
     """The learning rate over a run of so many steps; of no steps nothing is said.
 
-    Where the number of steps is an estimate, a schedule that does not fit is left for the run to refuse; else
-    ChatloomError is raised.
+    Where the number of steps is an estimate, a schedule that does not fit is said so and left for the run to refuse;
+    else ChatloomError is raised.
     """
     total = round(steps)
     if total < 1:
         return ()
+    begin = f"{who}learns by {choice.name} in {'' if exact else 'about '}{total:,} steps"
     try:
         schedule = schedule_of(choice, total)
-    except ChatloomError:
+    except ChatloomError as error:
         if exact:
             raise
-        return ()
-    about = "" if exact else "about "
-    title = f"{who}learns by {choice.name} in {about}{total:,} steps: {described(schedule)}"
-    return (Note(title, text_curve([schedule.rate(step) for step in _sampled(total)], height=height, total=total)),)
+        return (Note(begin, str(error)),)
+    rates = [schedule.rate(step) for step in _sampled(total)]
+    return (Note(f"{begin}: {described(schedule)}", text_curve(rates, height=height, total=total)),)
 
 
 def batch_note(sizes: BatchSizes, steps: int, *, height: int = 2) -> tuple[Note, ...]:
