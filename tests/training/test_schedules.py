@@ -187,6 +187,15 @@ def test_phases_that_do_not_fit_are_refused() -> None:
         OptimizerSettings.parse({"schedule": "wsd", "warmup": 0.6, "decay": 0.5})
     with pytest.raises(SettingsError, match=r"stable_from 0.95 leaves no room for a decay of 0.1"):
         OptimizerSettings.parse({"schedule": "wcsd", "stable_from": 0.95})
+    with pytest.raises(SettingsError, match=r"warmup 0.6 is longer than stable_from 0.5"):
+        OptimizerSettings.parse({"schedule": "wcsd", "warmup": 0.6})
+    with pytest.raises(ChatloomError, match=r"wcsd is level from step 150 of 300; expected after the warm-up of 200"):
+        schedule_of(OptimizerSettings(warmup_steps=200, schedule="wcsd"), 300)
+    for total in range(1, 60):  # rounding never makes phases that fit as shares overlap as steps
+        for shares in ((0.3, 0.5, 0.5), (0.5, 0.5, 0.5), (0.02, 0.9, 0.1), (0.25, 0.25, 0.75)):
+            warmup, stable_from, decay = shares
+            choice = OptimizerSettings(schedule="wcsd", warmup=warmup, stable_from=stable_from, decay=decay)
+            assert schedule_of(choice, total).rate(total - 1) > 0
     OptimizerSettings.parse({"schedule": "cosine", "warmup": 0.6, "decay": 0.5})  # a decay that is not used
     with pytest.raises(ChatloomError, match="2000 steps of warm-up do not fit into 300 steps"):
         schedule_of(OptimizerSettings(warmup_steps=2000), 300)

@@ -1,7 +1,7 @@
 """Learning-rate schedules: pure functions of the step.
 
-Steps count from 0 to total - 1. Every schedule rises linearly over the warm-up, reaches its peak at the warm-up's last
-step (so the first step is never zero) and is positive or its own end value; what comes then is its shape:
+Steps count from 0 to total - 1. Every schedule rises linearly over the warm-up and reaches its peak at the warm-up's
+last step, so the first step is never zero; no rate lies above the peak. What comes then is its shape:
 
 | shape | after the warm-up | source |
 |---|---|---|
@@ -35,7 +35,7 @@ class Schedule:
     warmup: steps of the rise, which begins at `warmup_from` of the peak (0: one step's worth above zero). final_share:
     last rate as a share of the peak, of shapes that have one. cycles: of cosine, each `cycle_growth` times as long as
     the one before. decay: steps of the last decay of wsd and wcsd; stable_from, stable_share: the step from which wcsd
-    is level, and at which share of the peak. Raises ChatloomError when warm-up and decay leave no room for each other.
+    is level, and at which share of the peak. Raises ChatloomError when these phases do not fit after one another.
     """
 
     peak: float
@@ -56,6 +56,11 @@ class Schedule:
         if self.warmup + last > self.total:
             parts = f"{self.warmup} steps of warm-up" + (f" and {last} of decay" if last else "")
             raise ChatloomError(f"schedule: {parts} do not fit into {self.total} steps; make them shorter")
+        if self.shape == "wcsd" and not self.warmup <= self.stable_from <= self.total - self.decay:
+            raise ChatloomError(
+                f"schedule: wcsd is level from step {self.stable_from} of {self.total}; expected after the warm-up of "
+                f"{self.warmup} steps and before the last {self.decay}, which decay; change stable_from"
+            )
 
     def rate(self, step: int) -> float:
         """Learning rate of an optimizer step."""

@@ -45,6 +45,8 @@ class OptimizerSettings(Settings):
         """Phases that do not fit after one another are refused here, where they are shares."""
         if self.schedule in ("wsd", "wcsd") and self.warmup_steps is None and self.warmup + self.decay > 1:
             raise ValueError(f"warmup {self.warmup:g} and decay {self.decay:g} are more than all steps; lower one")
+        if self.schedule == "wcsd" and self.warmup_steps is None and self.warmup > self.stable_from:
+            raise ValueError(f"warmup {self.warmup:g} is longer than stable_from {self.stable_from:g}; lower it")
         if self.schedule == "wcsd" and self.stable_from + self.decay > 1:
             raise ValueError(
                 f"stable_from {self.stable_from:g} leaves no room for a decay of {self.decay:g}; lower one of them"
@@ -69,7 +71,7 @@ def schedule_of(choice: OptimizerSettings, total: int) -> Schedule:
         cycle_growth=choice.cycle_growth,
         decay=decay,
         decay_shape=choice.decay_shape,
-        stable_from=round(choice.stable_from * total),
+        stable_from=min(round(choice.stable_from * total), total - decay),
         stable_share=choice.stable_share,
     )
 
