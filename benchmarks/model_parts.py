@@ -1,4 +1,4 @@
-"""Which part of a decoder is worth what: every choice of `TransformerConfig` trained with the same compute, three seeds.
+"""Which part of a decoder is worth what: each choice of `TransformerConfig` trained with equal compute, three seeds.
 
     python benchmarks/model_parts.py                    train what is missing, a minute a run, then print the tables
     python benchmarks/model_parts.py --share 0/2        one of two processes that do so together
@@ -8,7 +8,7 @@ The text is the demo's, the shape the demo's model; one thing is changed at a ti
 too. Compute is counted (FLOPs forward and backward), not measured, so other work on the machine changes no result. Runs
 are kept one line each in benchmarks/results/model_parts.jsonl; a run that is there is not made again.
 
-Extrapolation: models with rows of 128 tokens, then the perplexity of the same held-out text in windows of 128, 256, 512.
+Extrapolation: rows of 128 tokens, then the perplexity of the same held-out text in windows of 128, 256 and 512.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ import argparse
 import json
 import math
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
