@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from chatloom.cli import main as chatloom
 from chatloom.evaluation.heldout import model_logprobs
 from chatloom.evaluation.perplexity import score_text, total
 from chatloom.model.config import TransformerConfig
@@ -130,20 +131,9 @@ def kept(path: Path) -> dict[tuple[str, str, int], dict[str, Any]]:
 
 def text_of(folder: Path) -> Path:
     """The demo's run up to its token store, made where it is missing."""
-    if not (folder / "tokens" / "artifact.json").is_file():
-        command = [
-            sys.executable,
-            "-m",
-            "chatloom",
-            "run",
-            "demo",
-            "--until",
-            "tokens",
-            "--out",
-            str(folder),
-            "--quiet",
-        ]
-        subprocess.run(command, check=True)
+    made = (folder / "tokens" / "artifact.json").is_file()
+    if not made and chatloom(["run", "demo", "--until", "tokens", "--out", str(folder), "--quiet"]):
+        raise SystemExit(1)
     return folder / "tokens"
 
 
