@@ -237,3 +237,41 @@ def write_rows(path: Path, rows: list[dict[str, str]]) -> None:
 def test_an_unknown_recipe_names_those_that_there_are() -> None:
     with pytest.raises(RecipeError, match="did you mean `bring-your-own`"):
         recipe.read("bring-your-ow")
+
+
+TINY_BASE = (
+    "tokenizer.vocab_size=320",
+    "tokenizer.allow_smaller=true",
+    "corpus.selection.rules.preset=none",
+    "corpus.engine.workers=1",
+    "corpus.duplicates.held_out_share=0.2",
+    "pretrain.model={hidden_size: 16, n_layers: 1, n_heads: 2, context: 64}",
+    "pretrain.batch_rows=4",
+    "pretrain.loop.device=cpu",
+    "pretrain.loop.micro_batch_tokens=128",
+)
+
+
+@pytest.mark.parametrize("name", ["gpu-124m", "cpu-hour"])
+def test_a_base_model_is_made_of_a_folder_of_text(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(recipe.PlanRefused, match="data/text: no such file or folder"):
+        recipe.plan(recipe.read(name), tmp_path / "runs", measure=False)
+    (tmp_path / "data" / "text").mkdir(parents=True)
+    rng = random.Random(0)
+    for language in WORDS:
+        texts = [text for kind in ("good", "raw") for text in texts_of_a_kind(language, kind, 30, rng)]
+        write_rows(tmp_path / "data" / "text" / f"{language}.jsonl", [{"text": text} for text in texts])
+    made = recipe.run(recipe.read(name, TINY_BASE), tmp_path / "runs", quiet=True)
+    assert made["tokens"].metrics["held_out"]["documents"] > 0
+    scores = made["pretrain"].metrics["heldout"]
+    assert scores["model"]["bits_per_byte"] < 8
+    assert made["report"].file("report.html").is_file()
+
+
+def test_the_gpu_recipe_is_of_the_size_that_it_says() -> None:
+    settings = recipe.read("gpu-124m").nodes["pretrain"].settings
+    assert settings.model.config(32768).n_parameters() == pytest.approx(124e6, rel=0.01)
+    assert recipe.read("cpu-hour").nodes["pretrain"].settings.model.config(8192).n_parameters() == pytest.approx(
+        4e6, rel=0.02
+    )
