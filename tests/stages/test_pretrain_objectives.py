@@ -26,6 +26,7 @@ from chatloom.training.bundle import load_bundle
 from chatloom.training.forward import score
 from chatloom.training.loop import Trainer
 from chatloom.training.metrics import read_metrics
+from chatloom.training.parallel.shares import nothing_of
 
 KINDS = ("prefix-lm", "span-corruption", "ul2")
 
@@ -162,6 +163,17 @@ def test_a_prefix_decoder_reads_the_input_both_ways(world: World, tokens: Artifa
         places = torch.from_numpy(segment.supervised[1:]).nonzero()[:, 0]
         alone.append(table[places, sequence[0, places + 1]])
     torch.testing.assert_close(scored.logprobs, torch.cat(alone), atol=1e-4, rtol=0)
+
+
+def test_a_batch_of_nothing_has_no_prefix_either(tokens: Artifact) -> None:
+    settings = PretrainSettings.parse({"objective": {"kind": "prefix-lm"}, "model": MODEL})
+    vocabulary = Vocabulary.load(tokens.path)
+    data = read_data([tokens.path], vocabulary, settings, MODEL["context"], 7, prefix_decoder=True)
+    [batch] = data.batches(0, 100, vocabulary.pad_id)
+    empty = nothing_of(batch)
+    assert batch.n_keys > 0
+    assert empty.n_keys == 0
+    assert not empty.prefix.any()
 
 
 def test_a_prefix_decoder_that_no_objective_trains_is_warned_of(tokens: Artifact) -> None:

@@ -57,6 +57,7 @@ def nothing_of(batch: Batch) -> Batch:
         weights=torch.zeros_like(batch.weights),
         supervised=batch.supervised[:0],
         segment_end=batch.segment_start - 1,
+        prefix=None if batch.prefix is None else torch.zeros_like(batch.prefix),
         n_tokens=0,
         total_weight=0.0,
     )
