@@ -2,7 +2,7 @@
 
     python benchmarks/pretrain.py --make-litgpt             # once: litgpt in an environment of its own
     python benchmarks/pretrain.py [--shapes 10m 125m] [--repeats 3] [--steps 3] [--compiled] [--write]
-    python benchmarks/pretrain.py --quick                   # a minute: does everything run?
+    python benchmarks/pretrain.py --quick                   # minutes: does everything run?
 
 Same model (Llama's layout, tied embeddings, vocabulary 32,768), same first weights, same documents, fp32, fused AdamW,
 clipping, all threads. 10m: 10.8 M parameters, a step of 8 rows of 512 tokens; 125m: 124 M, 2 rows of 1,024. `rows`: one
@@ -137,7 +137,7 @@ def fixed(shape: Shape, pythons: Mapping[str, str], options: argparse.Namespace)
 
 def growth(pythons: Mapping[str, str], options: argparse.Namespace) -> dict[str, Any]:
     """Tokens a second and memory of each side over the length of rows, and over the size of the model."""
-    lengths, sizes = ((64, 128), SIZES[:1]) if options.quick else (LENGTHS, SIZES)
+    lengths, sizes = ((128,), SIZES[:1]) if options.quick else (LENGTHS, SIZES)
     base, tokens, row = (SHAPES["quick"], 512, 128) if options.quick else (SHAPES["10m"], 4096, 512)
     by_length = {length: replace(base, row=length, rows=tokens // length) for length in lengths}
     by_size = {config_of(shape).n_parameters(): shape for shape in (Shape(*n, row, tokens // row) for n in sizes)}
