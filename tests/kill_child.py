@@ -4,8 +4,8 @@
     kill_child.py WORLD STAGE OUT KILL N     SIGKILL at event N (counted from 0); INT and TERM likewise
 
 Events are what a run does in order: u (an optimizer step), f (fsync), r (rename or replace), each before it is done.
-The n-th event of a run is the n-th event of every run, so a moment can be drawn beforehand. The product has no hooks
-for this: the functions are wrapped here.
+Every run has the same number of them, so a moment can be drawn beforehand; what a step and the thread that writes a
+checkpoint do at the same time comes in any order. The product has no hooks for this: the functions are wrapped here.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from toys import World, merged
 from chatloom import artifact, recipe
 from chatloom.artifact import Artifact
 from chatloom.training.metrics import read_metrics
+from chatloom.training.saving import THREAD
 from chatloom.training.trainer import Trainer
 
 # Few and short steps, a checkpoint every other one.
@@ -45,14 +46,17 @@ class Clock:
 
     def __init__(self, action: signal.Signals | None = None, moment: int = -1) -> None:
         self.events, self.action, self.moment = "", action, moment
+        self._lock = threading.Lock()
 
     def tick(self, letter: str) -> None:
         """One event is about to happen."""
-        if threading.current_thread() is not threading.main_thread():
+        thread = threading.current_thread()
+        if thread is not threading.main_thread() and thread.name != THREAD:
             return  # the meter's notes come by the clock on the wall, not by the run's progress
-        if len(self.events) == self.moment and self.action is not None:
-            os.kill(os.getpid(), self.action)
-        self.events += letter
+        with self._lock:
+            if len(self.events) == self.moment and self.action is not None:
+                os.kill(os.getpid(), self.action)
+            self.events += letter
 
     def wrap(self, function: Callable[..., Any], letter: str) -> Callable[..., Any]:
         """The same function, counted."""

@@ -8,6 +8,7 @@ the old state or the new one.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -35,6 +36,10 @@ KINDS = (
 
 class ArtifactError(ChatloomError):
     """A folder that is not the artifact it should be."""
+
+
+class NewerFormat(ArtifactError):
+    """An artifact that only a newer chatloom can read."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +138,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ArtifactError(f"{file}: not a valid manifest ({error})") from None
     if manifest["format"] > FORMAT:
-        raise ArtifactError(f"{file}: written by a newer chatloom (format {manifest['format']}); upgrade chatloom")
+        raise NewerFormat(f"{file}: written by a newer chatloom (format {manifest['format']}); upgrade chatloom")
     return manifest
 
 
@@ -195,6 +200,14 @@ def fsync_file(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error of writing says that there is no room: no space, quota, limit of a file's size."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return True
+    # safetensors and arrow raise errors of their own with the system's sentence in them.
+    return any(os.strerror(code) in str(error) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -138,7 +138,7 @@ def test_a_changed_runtime_setting_is_not_refused_and_changes_nothing(
     assert events.count("u") < (20 if stage == "ppo" else 10)  # it went on from the checkpoint
 
 
-@pytest.mark.parametrize("name", ["INT", "TERM"])
+@pytest.mark.parametrize("name", ["INT", "TERM", "USR1"])
 def test_ctrl_c_saves_says_how_to_go_on_and_the_next_run_ends_with_the_same_bytes(
     name: str,
     world: World,
@@ -241,27 +241,53 @@ def test_when_all_checkpoints_are_damaged_a_person_decides(
     assert content(made) == whole["sft"]
 
 
-@pytest.mark.parametrize("of_the_model", [True, False], ids=["weights", "state"])
-def test_a_full_disk_stops_the_stage_in_a_clear_sentence_and_the_run_goes_on_later(
-    of_the_model: bool, world: World, whole: dict[str, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", [weight_files.SINGLE, "optimizer.safetensors"])
+def test_a_disk_that_is_full_for_a_while_costs_checkpoints_and_not_the_run(
+    name: str,
+    world: World,
+    whole: dict[str, dict[str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     save, calls = weight_files.save_file, 0
 
-    def third_fails(tensors: Any, path: Path, **how: Any) -> None:
+    def full_for_a_while(tensors: Any, path: Path, **how: Any) -> None:
         nonlocal calls
-        calls += (path.name == weight_files.SINGLE) == of_the_model
-        if calls == 3:
+        calls += path.name == name
+        if path.name == name and 3 <= calls <= 6:  # steps 6 and 8, each twice
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(tensors, path, **how)
+
+    monkeypatch.setattr(weight_files, "save_file", full_for_a_while)
+    made, events = in_this_process(world, "sft", tmp_path / "sft")
+    assert events.count("u") == 10
+    assert content(made) == whole["sft"]
+    told = capfd.readouterr().err
+    assert "WARNING: the checkpoint after step 6 could not be written (No space left on device)" in told
+    assert "a stop costs all steps after 4" in told
+
+
+@pytest.mark.parametrize("for_good", [False, True])
+def test_a_disk_that_is_full_at_the_end_gets_rid_of_checkpoints_and_else_says_so(
+    for_good: bool, world: World, whole: dict[str, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = weight_files.save_file
+    left = artifact.partial_of(tmp_path / "sft") / checkpoints.FOLDER
+
+    def full(tensors: Any, path: Path, **how: Any) -> None:
+        if path.parent.name == "sft.partial" and (for_good or len(checkpoints.steps(left.parent)) > 1):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         save(tensors, path, **how)
 
     with monkeypatch.context() as patch:
-        patch.setattr(weight_files, "save_file", third_fails)
-        with pytest.raises(ChatloomError, match=r"stage `sft`.*step-6.*No space left on device.*run the same command"):
-            in_this_process(world, "sft", tmp_path / "sft")
-    left = artifact.partial_of(tmp_path / "sft") / checkpoints.FOLDER
-    assert sorted(item.name for item in left.iterdir()) == ["step-2", "step-4"]
+        patch.setattr(weight_files, "save_file", full)
+        if for_good:
+            with pytest.raises(ChatloomError, match=r"stage `sft`.*No space left on device"):
+                in_this_process(world, "sft", tmp_path / "sft")
+            assert checkpoints.steps(left.parent) == [10]
     made, events = in_this_process(world, "sft", tmp_path / "sft")
-    assert events.count("u") == 6
+    assert events.count("u") == (0 if for_good else 10)
     assert content(made) == whole["sft"]
 
 

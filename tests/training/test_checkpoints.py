@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import errno
+import json
 import os
-import resource
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from chatloom import artifact
 from chatloom.errors import ChatloomError
+from chatloom.model import weight_files
 from chatloom.training import checkpoints
 from chatloom.training.checkpoints import State
 
@@ -30,7 +29,7 @@ def state_of(step: int) -> State:
 
 
 def save(run: Path, step: int) -> Path:
-    return checkpoints.save(run, step, state_of(step), write_model, MANIFEST)
+    return checkpoints.commit(checkpoints.hold(run, step, state_of(step), write_model, MANIFEST))
 
 
 def restored(run: Path) -> tuple[int, State]:
@@ -55,8 +54,11 @@ def test_only_the_newest_ones_stay(tmp_path: Path) -> None:
         save(tmp_path, step)
     left = artifact.partial_of(tmp_path / checkpoints.FOLDER / "step-10")
     left.mkdir()
-    checkpoints.prune(tmp_path, 2)
-    assert sorted(item.name for item in (tmp_path / checkpoints.FOLDER).iterdir()) == ["step-6", "step-8"]
+    checkpoints.prune(tmp_path, 2, besides={4})
+    checkpoints.sweep(tmp_path)
+    assert sorted(item.name for item in (tmp_path / checkpoints.FOLDER).iterdir()) == ["step-4", "step-6", "step-8"]
+    checkpoints.prune(tmp_path, 0, besides={6})
+    assert checkpoints.steps(tmp_path) == [6]
 
 
 def truncate(file: Path) -> None:
@@ -89,6 +91,9 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(damage: st
     assert restored(tmp_path)[0] == 2
     assert not newest.exists()
     assert (newest.parent / "damaged-step-4").is_dir()  # kept for a person to look at
+    told = json.loads((newest.parent / "damaged-step-4.json").read_text())
+    assert told["step"] == 4
+    assert name.split("/")[-1].split(".")[0] in told["reason"]
     save(tmp_path, 4)  # the run gets there again
     assert restored(tmp_path)[0] == 4
 
@@ -103,51 +108,43 @@ def test_when_every_checkpoint_is_damaged_the_run_does_not_start_again_in_silenc
             checkpoints.latest(tmp_path)
 
 
-def no_space(*_: Any, **__: Any) -> None:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+def test_what_is_held_is_what_it_was_when_it_was_held(tmp_path: Path) -> None:
+    weight = torch.zeros(1000)
+    moments = State({"updates": 1}, {"optimizer": {"m": weight}})
+    held = checkpoints.hold(
+        tmp_path, 1, moments, lambda folder: weight_files.write(folder / "w.safetensors", {"w": weight}), MANIFEST
+    )
+    assert held.tensors.n_bytes == 2 * 4000
+    weight += 1.0  # training goes on before anything is written
+    assert checkpoints.latest(tmp_path) is None
+    folder = checkpoints.commit(held)
+    assert load_file(folder / "w.safetensors")["w"].sum() == 0.0
+    assert checkpoints.read_state(folder).tensors["optimizer"]["m"].sum() == 0.0
+    weight_files.write(tmp_path / "now.safetensors", {"w": weight})  # and elsewhere writing is writing again
+    assert load_file(tmp_path / "now.safetensors")["w"].sum() == 1000.0
 
 
-def no_space_in_rust(*_: Any, **__: Any) -> None:
-    raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+@pytest.mark.parametrize(("format", "age"), [(1, "an older"), (99, "a newer")])
+def test_a_state_of_another_format_is_refused_by_name(
+    format: int, age: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "STATE_FORMAT", format)
+    save(tmp_path, 2)
+    monkeypatch.undo()
+    with pytest.raises(ChatloomError, match=rf"written by {age} chatloom \(format {format}; this one reads 2\)"):
+        restored(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("place", "fault"),
-    [
-        ("chatloom.model.weight_files.save_file", no_space),
-        ("chatloom.model.weight_files.save_file", no_space_in_rust),
-        ("chatloom.artifact.fsync_file", no_space),
-        ("chatloom.artifact.write_json", no_space),
-        ("os.replace", no_space),
-    ],
-    ids=["tensors", "tensors, in Rust", "flush", "manifest", "rename"],
-)
-def test_a_full_disk_ends_in_a_clear_sentence_and_leaves_the_earlier_checkpoint(
-    place: str, fault: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_checkpoint_of_a_newer_format_is_refused_and_stays_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save(tmp_path, 2)
-    with monkeypatch.context() as patch:
-        patch.setattr(place, fault)
-        with pytest.raises(ChatloomError, match=r"step-4.*No space left on device.*earlier checkpoints are intact"):
-            save(tmp_path, 4)
-    assert restored(tmp_path)[0] == 2
-    assert [item.name for item in (tmp_path / checkpoints.FOLDER).iterdir()] == ["step-2"]  # nothing half-written
-    save(tmp_path, 4)  # once there is space again
-    assert restored(tmp_path)[0] == 4
-
-
-def test_a_file_that_really_cannot_grow_leaves_the_earlier_checkpoint(tmp_path: Path) -> None:
-    save(tmp_path, 2)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    large = State({}, {"optimizer": {"m": torch.zeros(1_000_000)}})
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
-    try:
-        with pytest.raises(ChatloomError, match="the checkpoint could not be written"):
-            checkpoints.save(tmp_path, 4, large, write_model, MANIFEST)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert restored(tmp_path)[0] == 2
-    assert [item.name for item in (tmp_path / checkpoints.FOLDER).iterdir()] == ["step-2"]
+    monkeypatch.setattr(artifact, "FORMAT", artifact.FORMAT + 1)
+    newest = save(tmp_path, 4)
+    monkeypatch.undo()
+    with pytest.raises(ChatloomError, match=r"written by a newer chatloom.*upgrade"):
+        checkpoints.latest(tmp_path)
+    assert newest.is_dir()
 
 
 def test_no_file_of_a_checkpoint_is_a_pickle(tmp_path: Path) -> None:

@@ -12,66 +12,18 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from torch import nn
+from toy_run import Toy
 
 from chatloom.errors import ChatloomError
 from chatloom.progress import progress
 from chatloom.training import checkpoints, loop
-from chatloom.training.checkpoints import State
-from chatloom.training.loop import Run, fit
 from chatloom.training.metrics import read_metrics
-from chatloom.training.optimizers import ScheduledOptimizer
 from chatloom.training.session import resolve_device, summarise
-from chatloom.training.settings import LoopSettings, OptimizerSettings
-from chatloom.training.trainer import Trainer
-
-
-class Toy:
-    """A run whose unit adds one to a number, which is its only state beside the module."""
-
-    def __init__(self, path: Path, **settings: Any) -> None:
-        self.module = nn.Linear(2, 1, bias=False)
-        nn.init.zeros_(self.module.weight)
-        optimizer = ScheduledOptimizer({"m": self.module}, {"m": OptimizerSettings()}, 10)
-        self.trainer = Trainer({"m": self.module}, optimizer)
-        self.number = 0
-        self.units: list[int] = []
-        self.stop_at = self.signal_at = -1
-        self.run = Run(
-            path=path,
-            kind="model",
-            identity={"seed": 1},
-            loop=LoopSettings(**{"checkpoint_seconds": 1e6, **settings}),
-            write_model=lambda folder: save_file({"w": self.module.weight.detach()}, folder / "m.safetensors"),
-            load_model=lambda folder: (
-                self.module.load_state_dict({"weight": load_file(folder / "m.safetensors")["w"]}) and None
-            ),
-            extra_state=lambda: State({"number": self.number}, {}),
-            load_extra=self.load,
-            quiet=True,
-        )
-        path.mkdir(exist_ok=True)
-
-    def load(self, state: State) -> None:
-        self.number = state.values["number"]
-
-    def unit(self, index: int) -> dict[str, float]:
-        self.units.append(index)
-        self.number += 1
-        with torch.no_grad():
-            self.module.weight.add_(1.0)
-        if index == self.signal_at:
-            os.kill(os.getpid(), signal.SIGINT)
-        return {"loss": 1.0 / (index + 1), "tokens": 10.0, "stop": float(index == self.stop_at)}
-
-    def fit(self, total: int = 6) -> bool:
-        return fit(self.run, self.trainer, total, self.unit, label="toy", noun="steps")
 
 
 def test_units_are_done_once_each_in_order(tmp_path: Path) -> None:
     toy = Toy(tmp_path)
-    assert toy.fit() is False
+    assert not toy.fit().stopped
     assert toy.units == list(range(6))
     rows = read_metrics(tmp_path / "metrics.jsonl").rows
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
@@ -86,7 +38,7 @@ def test_checkpoints_come_at_their_interval(every: int, kept: list[int], tmp_pat
 
 
 def test_checkpoints_come_by_the_clock(tmp_path: Path) -> None:
-    Toy(tmp_path, checkpoint_seconds=1e-9, keep_checkpoints=3).fit()
+    Toy(tmp_path, checkpoint_seconds=1e-9, keep_checkpoints=3, checkpoint_in_background=False).fit()
     assert checkpoints.steps(tmp_path) == [4, 5, 6]
 
 
@@ -104,11 +56,11 @@ def test_a_second_run_goes_on_from_the_newest_checkpoint_with_everything(tmp_pat
 def test_a_run_that_ended_itself_stays_ended(tmp_path: Path) -> None:
     first = Toy(tmp_path)
     first.stop_at = 2
-    assert first.fit() is True
+    assert first.fit().stopped
     assert first.units == [0, 1, 2]
     assert checkpoints.steps(tmp_path) == [3]
     second = Toy(tmp_path)
-    assert second.fit() is True
+    assert second.fit().stopped
     assert second.units == []
     assert second.number == 3
 

@@ -15,9 +15,10 @@ from chatloom.tokens.packing import Batch
 from chatloom.training import checkpoints
 from chatloom.training.anomalies import FEWEST, FILE, Anomaly, Watch
 from chatloom.training.checkpoints import State
-from chatloom.training.loop import Run, fit
+from chatloom.training.loop import fit
 from chatloom.training.metrics import read_metrics
 from chatloom.training.optimizers import ScheduledOptimizer
+from chatloom.training.saving import Run
 from chatloom.training.settings import LoopSettings, OptimizerSettings
 from chatloom.training.trainer import Terms, Trainer
 
@@ -131,7 +132,7 @@ def test_without_a_checkpoint_from_before_the_run_stops_and_says_so(tmp_path: Pa
 
 
 def test_a_damaged_checkpoint_is_not_gone_back_to(tmp_path: Path) -> None:
-    run = Experiment(tmp_path, (87,))
+    run = Experiment(tmp_path, (87,), checkpoint_in_background=False)
     step = run.trainer.optimizer.step
 
     def damaging(number: int) -> None:

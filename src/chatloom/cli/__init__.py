@@ -51,7 +51,8 @@ stages.register(app)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line (default: the process's); returns the exit code.
 
-    0 done, 1 an error, 2 a plan that cannot work or a wrong command line, 130 stopped by Ctrl-C, 143 by SIGTERM.
+    0 done, 1 an error, 2 a plan that cannot work or a wrong command line, 128 + n stopped by signal n
+    (130: Ctrl-C, 143: SIGTERM, 138: SIGUSR1).
     """
     # Threads that wait by spinning starve each other as soon as anything else runs: on two busy cores training was four
     # to eight times slower than with threads that sleep. Must be set before torch is loaded.

@@ -6,11 +6,13 @@ bytes. The header is compared with the file's true size first: a range beyond th
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +39,48 @@ class TensorEntry:
     name: str
 
 
+@dataclass(frozen=True)
+class Held:
+    """Files whose tensors were copied to memory and still have to be written, which another thread may do."""
+
+    files: list[tuple[Path, dict[str, Tensor], dict[str, str] | None]] = field(default_factory=list)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.nbytes for _, tensors, _ in self.files for tensor in tensors.values())
+
+    def write(self) -> None:
+        """Write the files; may be called again after it failed."""
+        for path, tensors, metadata in self.files:
+            _write(path, tensors, metadata)
+
+
+_holding: ContextVar[Held | None] = ContextVar("holding", default=None)
+
+
+@contextlib.contextmanager
+def held() -> Iterator[Held]:
+    """In this context (and thread) `write` only copies tensors to memory, so that they may change at once."""
+    found = Held()
+    token = _holding.set(found)
+    try:
+        yield found
+    finally:
+        _holding.reset(token)
+
+
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write contiguous tensors as one safetensors file that others may read as they may its neighbours."""
+    holding = _holding.get()
+    if holding is None:
+        _write(path, tensors, metadata)
+    else:
+        copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+        holding.files.append((path, copies, metadata))
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None) -> None:
     save_file(dict(tensors), path, metadata=metadata)
     mask = os.umask(0)
     os.umask(mask)

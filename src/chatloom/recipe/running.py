@@ -29,9 +29,7 @@ from chatloom.recipe.reading import from_values
 from chatloom.stage import Context
 
 SUMMARY = "summary.json"
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
-_DISK_FULL_TEXTS = ("No space left on device", "Disk quota exceeded", "File too large")
 
 
 class StageFailed(ChatloomError):
@@ -39,7 +37,7 @@ class StageFailed(ChatloomError):
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM: what stages had saved lies in their `.partial` folders and the same command goes on."""
+    """Ctrl-C, SIGTERM or SIGUSR1: what stages had saved lies in `.partial` folders and the same command goes on."""
 
     def __init__(self, stage: str, signal_number: int) -> None:
         super().__init__(f"stopped in stage `{stage}`")
@@ -48,7 +46,11 @@ class Stopped(KeyboardInterrupt):
 
 
 class _Terminated(KeyboardInterrupt):
-    """SIGTERM, seen by stages as the Ctrl-C they already know how to save at."""
+    """SIGTERM or SIGUSR1, seen by stages as the Ctrl-C they already know how to save at."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
 
 
 def run(
@@ -138,12 +140,8 @@ def _run_stage(
                 return state
             say(f"{title}: {_beginning(stage, state)}")
             return _make(stage, state, values(node, stage.given, made), start_over, quiet, say, title)
-    except (KeyboardInterrupt, SystemExit) as error:
-        # The training loop ends with SystemExit(143) after it has saved for a SIGTERM.
-        if isinstance(error, SystemExit) and error.code != 128 + signal.SIGTERM:
-            raise
-        terminated = isinstance(error, _Terminated | SystemExit)
-        raise Stopped(node.name, signal.SIGTERM if terminated else signal.SIGINT) from error
+    except KeyboardInterrupt as error:
+        raise Stopped(node.name, error.number if isinstance(error, _Terminated) else signal.SIGINT) from error
     except ChatloomError as error:
         named = f"stage `{node.name}`: "
         raise StageFailed(named + str(error).removeprefix(named)) from error
@@ -161,7 +159,7 @@ def _of_the_machine(error: Exception, out: Path) -> str | None:
             "it needs more memory than this process may have; what was saved before is intact: give it more, or less "
             "work at once, and run the same command to go on"
         )
-    if _is_disk_full(error):
+    if artifact.is_disk_full(error):
         return (
             f"the disk is full at {out} ({error}); what was saved before is intact: make room and run the same "
             "command to go on"
@@ -240,13 +238,6 @@ def _check_unchanged(stage: StagePlan, draft: Draft) -> None:
         )
 
 
-def _is_disk_full(error: BaseException) -> bool:
-    if isinstance(error, OSError) and error.errno in _DISK_FULL:
-        return True
-    # safetensors and arrow raise errors of their own with the system's sentence in them.
-    return any(text in str(error) for text in _DISK_FULL_TEXTS)
-
-
 def _write_summary(report: PlanReport, made: Mapping[str, Artifact]) -> None:
     rows: dict[str, dict[str, Any]] = {
         name: {
@@ -277,17 +268,21 @@ def _write_summary(report: PlanReport, made: Mapping[str, Artifact]) -> None:
 
 @contextlib.contextmanager
 def _termination_as_interrupt() -> Iterator[None]:
-    """SIGTERM raises like Ctrl-C meanwhile. Only the main thread may set handlers; elsewhere nothing changes."""
+    """SIGTERM and SIGUSR1 (a batch system's warning) raise like Ctrl-C meanwhile.
+
+    Only the main thread may set handlers; elsewhere nothing changes.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def terminate(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        raise _Terminated
+        del frame
+        raise _Terminated(number)
 
-    before = signal.signal(signal.SIGTERM, terminate)
+    before = {number: signal.signal(number, terminate) for number in (signal.SIGTERM, signal.SIGUSR1)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

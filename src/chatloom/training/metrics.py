@@ -12,12 +12,15 @@ import json
 import math
 import os
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from chatloom.artifact import is_disk_full
 from chatloom.errors import ChatloomError
+from chatloom.progress import say
 
 Row = dict[str, Any]
 
@@ -53,6 +56,7 @@ class MetricsFile:
         self.torn_lines = _cut_torn_end(self.path)
         self._synced_at = time.monotonic()
         self._descriptor = _open_append(self.path)
+        self._waiting: deque[tuple[int, str, Row]] = deque()
 
     def append(self, step: int, kind: str = "train", **values: Any) -> None:
         """Write one row: `{"step": step, **values}`, with `kind` if it is another than "train".
@@ -77,6 +81,26 @@ class MetricsFile:
         if abs(now - self._synced_at) >= self.fsync_seconds:
             os.fsync(self._descriptor)
             self._synced_at = now
+
+    def offer(self, step: int, kind: str = "train", **values: Any) -> bool:
+        """Append a row, and those that a full disk has held up before; False: they wait in memory for the next call."""
+        self._waiting.append((step, kind, values))
+        try:
+            self.catch_up()
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
+            if len(self._waiting) == 1:
+                say(f"WARNING: {self.path}: {error.strerror}; metrics wait in memory until there is room again")
+            return False
+        return True
+
+    def catch_up(self) -> None:
+        """Append what a full disk has held up; raises OSError when there still is no room."""
+        while self._waiting:
+            step, kind, values = self._waiting[0]
+            self.append(step, kind, **values)
+            self._waiting.popleft()
 
     def truncate_after(self, step: int) -> int:
         """Drop all rows of later steps (a resumed run makes them again), all or none; returns how many."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from chatloom.artifact import fsync_file, write_json
+from chatloom.artifact import fsync_file, is_disk_full, write_json
 from chatloom.errors import ChatloomError
 from chatloom.model.config import TransformerConfig
 from chatloom.model.transformer import Transformer
@@ -20,9 +19,10 @@ from chatloom.progress import say
 from chatloom.stage import Context
 from chatloom.training import checkpoints
 from chatloom.training.checkpoints import State
-from chatloom.training.loop import Run, fit
+from chatloom.training.loop import fit
 from chatloom.training.metrics import read_metrics
 from chatloom.training.parallel.world import launched, local_rank
+from chatloom.training.saving import Run
 from chatloom.training.settings import LoopSettings
 from chatloom.training.trainer import Trainer
 
@@ -113,30 +113,42 @@ def train(
     )
     done = context.path / DONE
     if done.is_file():
-        load_model(context.path)
-        state = checkpoints.read_state(context.path)
-        trainer.load(State(state.values["trainer"], state.tensors))
-        load_extra(State(state.values["extra"], state.tensors))
+        run.load(trainer, context.path)
     else:
-        fit(run, trainer, total, unit, label=context.name, noun=noun)
+        kept = fit(run, trainer, total, unit, label=context.name, noun=noun).kept
         last = finish()
-        write_model(context.path)
-        own, extra = trainer.state(), extra_state()
-        checkpoints.write_state(
-            context.path, State({"trainer": own.values, "extra": extra.values}, {**own.tensors, **extra.tensors})
-        )
+        _write_result(run, trainer)
         for file in context.path.rglob("*.safetensors"):
             fsync_file(file)  # `done` says that they are whole, also after the power has gone, and checkpoints go now
         write_json(
             done,
-            {"total": total, "skipped": trainer.skipped, "rollbacks": len(trainer.rolled_back_to), "metrics": last},
+            {
+                "total": total,
+                "skipped": trainer.skipped,
+                "rollbacks": len(trainer.rolled_back_to),
+                "checkpoints": sorted(kept),
+                "metrics": last,
+            },
         )
-    shutil.rmtree(context.path / checkpoints.FOLDER, ignore_errors=True)
+    ending = json.loads(done.read_text(encoding="utf-8"))
+    checkpoints.clear(context.path, besides=ending["checkpoints"])
     rows = read_metrics(context.path / "metrics.jsonl").rows
     context.metrics.update(summarise(rows))
-    ending = json.loads(done.read_text(encoding="utf-8"))
     context.metrics.update(skipped_steps=ending["skipped"], rollbacks=ending["rollbacks"], **ending["metrics"])
     return rows
+
+
+def _write_result(run: Run, trainer: Trainer) -> None:
+    """Model and last state; where the disk is full, once more after all checkpoints but the newest have gone."""
+    try:
+        run.write_model(run.path)
+        checkpoints.write_state(run.path, run.state(trainer, {}))
+    except checkpoints.UNWRITABLE as error:
+        if not is_disk_full(error) or len(checkpoints.steps(run.path)) < 2:
+            raise
+        checkpoints.prune(run.path, 1)
+        run.write_model(run.path)
+        checkpoints.write_state(run.path, run.state(trainer, {}))
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -97,6 +97,11 @@ class LoopSettings(Settings):
     checkpoint_every: int = runtime(0, ge=0, description="checkpoint after this many steps; 0: by time alone")
     checkpoint_seconds: float = runtime(60.0, gt=0, description="checkpoint at least this often")
     keep_checkpoints: int = runtime(2, ge=2, description="how many of the newest checkpoints stay")
+    keep_every: int = runtime(0, ge=0, description="checkpoints after multiples of this many steps stay; 0: none")
+    keep_best: str = runtime(
+        "", pattern=r"^((max )?\w+)?$", description="metric whose best checkpoint stays: `loss`, or `max reward`"
+    )
+    checkpoint_in_background: bool = runtime(True, description="a thread writes checkpoints while training goes on")
     compile: Literal["auto", "on", "off"] = runtime(
         "auto", description="compiled blocks: from the first pass faster, which takes seconds; auto: on CUDA"
     )
