@@ -168,7 +168,7 @@ def test_killed_anywhere_and_run_again_it_goes_on_and_writes_the_same_bytes(
     command = [*CHATLOOM, "duplicates", str(file), "--out", str(out), "--quiet"]
     done = killed_after(int(share * n_tasks), command, tmp_path / "copies.partial")
     rest = Counting()
-    monkeypatch.setattr("chatloom.stages.duplicates.make_engine", lambda _, here: rest)
+    monkeypatch.setattr("chatloom.corpus.engine.running.make_engine", lambda _, here: rest)
     again = copies(documents, out)
     assert len(rest.given) <= n_tasks - done  # what its children had begun, they may have ended
     assert tables(again.path) == tables(made.path)
@@ -188,7 +188,7 @@ def test_cut_off_between_the_columns_and_the_end_it_searches_for_nothing_again(
             copies(documents, tmp_path / "copies")
     assert not (tmp_path / "copies.partial" / "scratch").exists()
     again = Counting()
-    monkeypatch.setattr("chatloom.stages.duplicates.make_engine", lambda _, here: again)
+    monkeypatch.setattr("chatloom.corpus.engine.running.make_engine", lambda _, here: again)
     assert tables(copies(documents, tmp_path / "copies").path) == tables(made.path)
     assert again.given == []
 

@@ -41,15 +41,13 @@ class Labeller(ABC, Generic[S]):
 
     `columns` maps each label to its Arrow type; `needs` names labels of earlier labellers that it reads; `kinds` says
     what the numbers mean in a column that holds one for each span. A labeller that must have seen all documents before
-    it labels one names in `survey` the setting (a path or None) that takes the file which `write_survey`, shard by
-    shard, and then `sum_surveys` make.
+    it labels one is a `Surveying`.
     """
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
     columns: Mapping[str, pa.DataType]
     needs: ClassVar[tuple[str, ...]] = ()
-    survey: ClassVar[str] = ""
     kinds: ClassVar[Mapping[str, Mapping[int, str]]] = {}
     Settings: type[S]
 
@@ -64,10 +62,20 @@ class Labeller(ABC, Generic[S]):
     def label(self, documents: Sequence[Document]) -> list[dict[str, Any]]:
         """Labels of each document, in order; every name of `columns`, None where there is nothing to measure."""
 
+
+class Surveying(Labeller[S]):
+    """A labeller that must have seen all documents before it labels one.
+
+    `survey` is the setting (a path or None) that takes the file which `write_survey`, shard by shard, and then
+    `sum_surveys` make.
+    """
+
+    survey: ClassVar[str]
+
+    @abstractmethod
     def write_survey(self, documents: Iterable[Sequence[Document]], path: Path) -> int:
         """What the documents of one shard, in batches, tell for the survey; returns how much that is."""
-        raise NotImplementedError(f"labeller `{self.name}` makes no survey")
 
+    @abstractmethod
     def sum_surveys(self, paths: Iterable[Path], path: Path) -> int:
         """One survey of all shards' files, in any order; memory must not grow with their number."""
-        raise NotImplementedError(f"labeller `{self.name}` makes no survey")

@@ -20,7 +20,7 @@ from chatloom.artifact import sha256_tree
 from chatloom.corpus.columns import ColumnWriter, read_labelled
 from chatloom.corpus.documents import QUARANTINE
 from chatloom.corpus.labellers import load_labeller
-from chatloom.corpus.labelling import Labeller
+from chatloom.corpus.labelling import Labeller, Surveying
 from chatloom.corpus.record import Document, Quarantined
 from chatloom.corpus.workers import Failure, Workers
 from chatloom.errors import ChatloomError
@@ -88,12 +88,18 @@ def in_order(chosen: Sequence[Chosen], given: Sequence[str] = ()) -> list[Chosen
 def wants_survey(item: Chosen) -> bool:
     """Whether a labeller must have seen all documents first, and nobody gives it what they tell."""
     labeller = item.build()
-    return bool(labeller.survey) and getattr(labeller.settings, labeller.survey) is None
+    return isinstance(labeller, Surveying) and getattr(labeller.settings, labeller.survey) is None
 
 
 def surveyed(item: Chosen, path: Path) -> Chosen:
     """The labeller with its survey."""
-    return replace(item, settings={**item.settings, item.build().survey: str(path)})
+    return replace(item, settings={**item.settings, _surveying(item).survey: str(path)})
+
+
+def _surveying(item: Chosen) -> Surveying[Any]:
+    labeller = item.build()
+    assert isinstance(labeller, Surveying)  # `wants_survey` has said so
+    return labeller
 
 
 def write_surveys(arguments: Mapping[str, Any], folder: Path) -> dict[str, int]:
@@ -106,7 +112,7 @@ def write_surveys(arguments: Mapping[str, Any], folder: Path) -> dict[str, int]:
     for chosen in (Chosen(**item) for item in arguments["labellers"]):
         (folder / chosen.name).mkdir()
         documents = read_labelled(shard, map(Path, arguments["beside"]))
-        counts[chosen.name] = chosen.build().write_survey(documents, folder / chosen.name / shard.stem)
+        counts[chosen.name] = _surveying(chosen).write_survey(documents, folder / chosen.name / shard.stem)
     return counts
 
 
@@ -114,7 +120,7 @@ def sum_surveys(arguments: Mapping[str, Any], folder: Path) -> dict[str, int]:
     """The task: one survey of all shards for `labeller`. `arguments`: labeller, folder, shards (their stems)."""
     chosen = Chosen(**arguments["labeller"])
     parts = (Path(arguments["folder"]) / chosen.name / stem for stem in arguments["shards"])
-    return {chosen.name: chosen.build().sum_surveys(parts, folder / chosen.name)}
+    return {chosen.name: _surveying(chosen).sum_surveys(parts, folder / chosen.name)}
 
 
 def write_labels(arguments: Mapping[str, Any], folder: Path) -> dict[str, int]:

@@ -33,11 +33,11 @@ from chatloom.corpus.duplicates.span_search import (
     search_substrings,
 )
 from chatloom.corpus.duplicates.tasks import COLUMNS
-from chatloom.corpus.engine.choice import EngineSettings, is_little, make_engine
+from chatloom.corpus.engine.choice import EngineSettings, is_little
+from chatloom.corpus.engine.running import run_steps
 from chatloom.corpus.engine.steps import Step, total
 from chatloom.corpus.record import count_rows, document_files
 from chatloom.corpus.split import HELD_OUT, TRAIN
-from chatloom.progress import progress
 from chatloom.settings import runtime
 from chatloom.stage import Context, Input, Line, Plan, PlanContext, Stage
 
@@ -84,14 +84,7 @@ def run(context: Context) -> None:
     last = [step for step, _ in searches.columns.values()]
     # Where the columns are there already, the end was cut off after they were: nothing is searched for again.
     steps = [*([] if all(step.complete() for step in last) else searches.steps), *last]
-    n_tasks = sum(len(step.tasks) for step in steps)
-    with (
-        make_engine(settings.engine, here=is_little(shards)) as engine,
-        progress(n_tasks, unit="tasks", label=context.name, quiet=context.quiet) as bar,
-    ):
-        for step in steps:
-            bar.advance(len(step.done()))
-            step.run(engine, advance=lambda _: bar.advance(1))
+    run_steps(steps, settings.engine, label=context.name, quiet=context.quiet, here=is_little(shards))
     if scratch.exists():
         shutil.rmtree(scratch)
     for folder, (_, columns) in searches.columns.items():

@@ -18,14 +18,15 @@ from pydantic import Field
 
 from chatloom.artifact import Artifact, verified, write_json
 from chatloom.corpus.columns import ABOUT
-from chatloom.corpus.engine.choice import EngineSettings, make_engine
+from chatloom.corpus.engine.choice import EngineSettings
+from chatloom.corpus.engine.running import run_steps
 from chatloom.corpus.engine.steps import RECEIPTS, Step, Task, total
 from chatloom.corpus.gathering import gather_quarantine
 from chatloom.corpus.labelling import meanings
 from chatloom.corpus.labels import Chosen, in_order, surveyed, wants_survey
 from chatloom.corpus.record import count_rows, document_files
 from chatloom.errors import ChatloomError
-from chatloom.progress import progress, say
+from chatloom.progress import say
 from chatloom.settings import Settings
 from chatloom.stage import Context, Input, Line, Plan, PlanContext, Stage
 
@@ -64,13 +65,7 @@ def run(context: Context) -> None:
     ]
     fresh = [item for item in chosen if item not in kept]
     steps = _steps(context, shards, fresh, _beside(context, kept, given))
-    with (
-        make_engine(settings.engine) as engine,
-        progress(sum(len(step.tasks) for step in steps), unit="tasks", label=context.name, quiet=context.quiet) as bar,
-    ):
-        for step in steps:
-            bar.advance(len(step.done()))
-            receipts = step.run(engine, advance=lambda _: bar.advance(1))
+    receipts = run_steps(steps, settings.engine, label=context.name, quiet=context.quiet)
     if (context.path / SURVEYS).exists():
         shutil.rmtree(context.path / SURVEYS)
     counts = total(receipts)

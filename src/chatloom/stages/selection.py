@@ -16,7 +16,8 @@ from pydantic import Field
 
 from chatloom.artifact import write_json
 from chatloom.corpus.columns import ABOUT
-from chatloom.corpus.engine.choice import EngineSettings, is_little, make_engine
+from chatloom.corpus.engine.choice import EngineSettings, is_little
+from chatloom.corpus.engine.running import run_steps
 from chatloom.corpus.engine.steps import total
 from chatloom.corpus.record import count_rows, document_files
 from chatloom.corpus.report.columns import LabelColumn, label_columns
@@ -28,7 +29,6 @@ from chatloom.corpus.selection.funnel import selection_funnel
 from chatloom.corpus.selection.tasks import TALLIES, selection_steps
 from chatloom.corpus.split import TRAIN
 from chatloom.errors import ChatloomError
-from chatloom.progress import progress
 from chatloom.reporting.selection import render_selection_page
 from chatloom.stage import Context, Input, Line, Plan, PlanContext, Stage
 
@@ -67,15 +67,8 @@ def run(context: Context) -> None:
     )
     if steps[-1].complete():  # the end was cut off after it: nothing is judged again
         steps = steps[-1:]
-    n_tasks = sum(len(step.tasks) for step in steps)
-    with (
-        make_engine(settings.engine, here=is_little(shards)) as engine,
-        progress(n_tasks, unit="tasks", label=context.name, quiet=context.quiet) as bar,
-    ):
-        for step in steps:
-            bar.advance(len(step.done()))
-            step.run(engine, advance=lambda _: bar.advance(1))
-    funnel = selection_funnel(total(steps[-1].done().values()), documents.metrics)
+    receipts = run_steps(steps, settings.engine, label=context.name, quiet=context.quiet, here=is_little(shards))
+    funnel = selection_funnel(total(receipts), documents.metrics)
     if not funnel["documents"]:
         raise ChatloomError(_nothing_left(context.name, funnel))
     if not funnel["splits"].get(TRAIN):

@@ -31,7 +31,7 @@ from chatloom.corpus.duplicates.external_sort import merge
 from chatloom.corpus.duplicates.passages import joined
 from chatloom.corpus.duplicates.runs import Run, RunWriter
 from chatloom.corpus.duplicates.shingling import Located, located_units
-from chatloom.corpus.labelling import SPANS, Labeller
+from chatloom.corpus.labelling import SPANS, Surveying
 from chatloom.corpus.record import Document
 from chatloom.corpus.text.units import I64, batches
 from chatloom.errors import ChatloomError
@@ -57,7 +57,7 @@ class ContaminationSettings(Settings):
     )
 
 
-class Contamination(Labeller[ContaminationSettings]):
+class Contamination(Surveying[ContaminationSettings]):
     """Overlap with evaluation sets (Brown et al. 2020, appendix C; Chowdhery et al. 2022, section 8).
 
     contamination_items: evaluation items found; contamination_item: file and line of the one found most completely;

@@ -42,8 +42,8 @@ CountTokens = Callable[[Sequence[str]], Sequence[int]]
 class Counting:
     """Adds decisions to a tally.
 
-    `columns` maps each label to its kind (`survey`), `names` a label of kinds to what its numbers mean; `editors` are
-    the labels whose spans are cut, `placeholders` what is put in the place of which kind of personal data.
+    `columns` maps each label to its kind (`survey`), `names` a label of kinds to what its numbers mean; `cut` are
+    the labels whose spans are cut out, `placeholders` what is put in the place of which kind of personal data.
     """
 
     def __init__(
