@@ -1,8 +1,8 @@
 """One side of benchmarks/pretrain.py in a process of its own: `python side.py JSON` prints one line of JSON.
 
 fp32 on the processor, fused AdamW (0.9, 0.95; weight decay 0.1), gradient clipping at 1.0, on all sides. The first step
-is not counted. Memory is the largest resident size of the process, libraries included. The rate of matrix products is
-measured just before, in this process.
+(compiled: two) is not counted. Memory is the largest resident size of the process, libraries included. The rate of
+matrix products is measured just before, in this process.
 """
 
 from __future__ import annotations
@@ -35,6 +35,16 @@ class Case:
     weights: Path
     padded: bool = False
     compiled: bool = False
+
+    @property
+    def warm_up(self) -> int:
+        """Steps that are not counted; compiled code is made in the first, and may be made anew in the second."""
+        return 2 if self.compiled else 1
+
+    @property
+    def total(self) -> int:
+        """Steps in all."""
+        return self.warm_up + self.steps
 
 
 @dataclass
@@ -69,8 +79,8 @@ def main() -> None:
     print(
         json.dumps(
             {
-                "wall": statistics.median(timed.wall[1:]),
-                "cpu": statistics.median(timed.cpu[1:]),
+                "wall": statistics.median(timed.wall[case.warm_up :]),
+                "cpu": statistics.median(timed.cpu[case.warm_up :]),
                 "first_wall": timed.wall[0],
                 "first_loss": timed.first_loss,
                 "peak_bytes": peak_bytes(),
@@ -133,9 +143,9 @@ def chatloom(case: Case) -> tuple[Timed, dict[str, float]]:
     if case.compiled:
         model.compile_blocks()
     settings = OptimizerSettings(lr=LR, betas=BETAS, weight_decay=DECAY, clip=CLIP, warmup=0, schedule="constant")
-    optimizer = ScheduledOptimizer({"model": model}, {"model": settings}, case.steps + 1)
+    optimizer = ScheduledOptimizer({"model": model}, {"model": settings}, case.total)
     trainer_, loss, timed = Trainer({"model": model}, optimizer), NextTokenLoss(model), Timed()
-    for number in range(case.steps + 1):
+    for number in range(case.total):
         rows = texts(case.shape, case.short, number)
         with timed.step():
             segments = [Segment(text, np.ones(len(text))) for row in rows for text in row]
@@ -176,7 +186,7 @@ def plain(case: Case) -> tuple[Timed, dict[str, float]]:
     optimizer = torch.optim.AdamW(groups(model), lr=LR, betas=BETAS, fused=True)
     run = torch.compile(model) if case.compiled else model
     timed = Timed()
-    for number in range(case.steps + 1):
+    for number in range(case.total):
         parts = micro_batches(case, number)
         with timed.step():
             count = sum(int((part["labels"][:, 1:] != -100).sum()) for part in parts)
@@ -202,7 +212,7 @@ def trainer(case: Case) -> tuple[Timed, dict[str, float]]:
 
     libraries = ready()
     model = llama(case)
-    steps = [micro_batches(case, number) for number in range(case.steps + 1)]
+    steps = [micro_batches(case, number) for number in range(case.total)]
     if len({len(parts) for parts in steps}) != 1:
         raise SystemExit("steps have different numbers of micro-batches; the Trainer accumulates a fixed number")
     timed = Timed()
@@ -290,7 +300,7 @@ def litgpt(case: Case) -> tuple[Timed, dict[str, float]]:
     network = fabric.setup(torch.compile(model) if case.compiled else model)
     optimizer = fabric.setup_optimizers(torch.optim.AdamW(groups(model), lr=LR, betas=BETAS, fused=True))
     timed = Timed()
-    for number in range(case.steps + 1):
+    for number in range(case.total):
         ids = np.stack([np.concatenate(row) for row in texts(shape, case.short, number)])
         tokens = torch.from_numpy(np.concatenate([ids, np.roll(ids, -1, axis=0)[:, :1]], axis=1))
         with timed.step():
