@@ -13,11 +13,17 @@ from typing import Any
 
 from chatloom import stages
 from chatloom.cli.stages import setting_rows
+from chatloom.settings import Settings
+from chatloom.training.adapters import AdapterSettings
 from chatloom.training.settings import LoopSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = re.compile(r"<!-- settings of (\S+) -->\n.*?<!-- end of settings -->", re.S)
-LOOP = "loop"  # the same for every training stage, so it has a table of its own
+# Groups that are the same for every training stage, so they have tables of their own, and where those are.
+SHARED: dict[str, tuple[type[Settings], str]] = {
+    "loop": (LoopSettings, "how it runs, see [training](training.md#how-it-runs)"),
+    "adapter": (AdapterSettings, "what is trained instead of the model, see [adapters](adapters.md#settings)"),
+}
 
 
 def main() -> int:
@@ -37,14 +43,16 @@ def renewed(page: str) -> str:
 
 
 def table(kind: str) -> str:
-    """The settings of a kind of stage (or of `loop`), with the defaults that it runs with."""
-    model = LoopSettings if kind == LOOP else stages.find(kind).settings
+    """The settings of a kind of stage (or of a shared group), with the defaults that it runs with."""
+    model = SHARED[kind][0] if kind in SHARED else stages.find(kind).settings
     defaults = model().everything()
     lines = ["| setting | type | default | meaning |", "|---|---|---|---|"]
-    has_loop = False
     for name, type_text, own, about in setting_rows(model):
-        if name.startswith(f"{LOOP}."):
-            has_loop = True
+        group, dot, _ = name.partition(".")
+        if group in SHARED:
+            row = f"| `{group}.*` | | | {SHARED[group][1]} |"
+            if dot and row not in lines:
+                lines.append(row)
             continue
         value: Any = defaults
         *groups, last = name.rstrip("*").split(".")
@@ -52,8 +60,6 @@ def table(kind: str) -> str:
             value = value and value[part]  # a group that is null by default has defaults of its own
         default = own if value is None else shown(value[last])
         lines.append(f"| `{name}` | {_cell(type_text)} | {_cell(default)} | {_cell(about)} |")
-    if has_loop:
-        lines.append("| `loop.*` | | | how it runs, see [training](training.md#how-it-runs) |")
     return "\n".join(lines) + "\n"
 
 

@@ -79,7 +79,11 @@ class Transformer(nn.Module):
     @property
     def unembedding(self) -> Tensor:
         """Weight [vocab, hidden] that turns hidden states into logits; the embedding itself when tied."""
-        return self.embedding.weight if self.output_embedding is None else self.output_embedding.weight
+        if self.output_embedding is None:
+            return self.embedding.weight
+        adapted = getattr(self.output_embedding, "effective_weight", None)  # with LoRA, which adds to it
+        weight: Tensor = self.output_embedding.weight if adapted is None else adapted()
+        return weight
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., hidden] -> [..., vocab]; for a few positions only (see the top of this file)."""

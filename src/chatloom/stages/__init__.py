@@ -32,6 +32,7 @@ MODULES: dict[str, tuple[str, str]] = {
     "tokens": ("chatloom.stages.tokens", "documents + vocabulary -> memory-mapped token stores"),
     "pretrain": ("chatloom.stages.pretrain", "token store -> base model"),
     "sft": ("chatloom.stages.sft", "base model + conversations -> chat model"),
+    "merge-adapter": ("chatloom.stages.merge_adapter", "model + adapter in PEFT's format -> one model"),
     "own-answers": ("chatloom.stages.own_answers", "chat model + ranked answers -> pairs with its own wrong answers"),
     "reward": ("chatloom.stages.reward", "chat model + ranked answers -> reward model"),
     "best-of-n": ("chatloom.stages.best_of_n", "chat model + reward model -> sampled answers with rewards, and pairs"),

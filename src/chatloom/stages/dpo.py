@@ -21,14 +21,15 @@ from chatloom.objectives.preference import KINDS, PreferenceLoss
 from chatloom.settings import Settings
 from chatloom.stage import Context, Input, Plan, PlanContext, Stage
 from chatloom.tokens.packing import Batch
-from chatloom.training.bundle import Bundle, load_bundle, load_for_conversations, save_bundle
+from chatloom.training.adapters import ADAPTER_ABOUT, FREEZE_ABOUT, AdapterSettings, Tuning, only_lora
+from chatloom.training.bundle import load_for_conversations
 from chatloom.training.costs import model_plan, texts_of
 from chatloom.training.data import Example, ExampleStream, check_rejected, pack_examples, preference_examples
 from chatloom.training.forward import segment_logprobs
 from chatloom.training.optimizers import ScheduledOptimizer
 from chatloom.training.parallel.team import Team
 from chatloom.training.schedule_note import schedule_note
-from chatloom.training.session import resolve_device, train
+from chatloom.training.session import noise_seed, resolve_device, train
 from chatloom.training.settings import LoopSettings, OptimizerSettings
 from chatloom.training.trainer import Terms, Trainer
 
@@ -52,6 +53,8 @@ class DpoSettings(Settings):
         OptimizerSettings(lr=1e-6, weight_decay=0.0, warmup=0.1, schedule="linear", final_share=0.0),
         description="AdamW (Rafailov 2023: 1e-6 with warm-up)",
     )
+    adapter: AdapterSettings | None = Field(None, description=f"{ADAPTER_ABOUT}; here lora only")
+    freeze: tuple[str, ...] = Field((), description=FREEZE_ABOUT)
     loop: LoopSettings = Field(LoopSettings(), description="how it runs")
 
 
@@ -110,7 +113,11 @@ def run(context: Context) -> None:
     device = resolve_device(settings.loop.device)
     team = Team.of(settings.loop.parallel, device)
     start = load_for_conversations(context.artifact("model").path, device)
-    model, vocabulary, template = start.model, start.vocabulary, start.chat
+    vocabulary, template = start.vocabulary, start.chat
+    # A fresh LoRA changes nothing, so this one network is the reference until the first step, and then the policy.
+    only_lora(settings.adapter, "dpo")
+    tuning = Tuning(start, settings.adapter, settings.freeze, context.seed, team)
+    model = tuning.bundle.model
     row_length = model.config.max_positions
     try:
         loss = PreferenceLoss(settings.loss, settings.beta, settings.label_smoothing, settings.nll_weight)
@@ -133,17 +140,24 @@ def run(context: Context) -> None:
     total = stream.steps(settings.epochs)
     team.spread({"model": model}, device)
     optimizer = ScheduledOptimizer({"model": model}, {"model": settings.optimizer}, total)
-    trainer = Trainer({"model": model}, optimizer, settings.loop.max_skips, settings.precision, team=team)
+    trainer = Trainer(
+        {"model": model},
+        optimizer,
+        settings.loop.max_skips,
+        settings.precision,
+        noise_seed=noise_seed(model, context.seed),
+        team=team,
+    )
     objective = DpoLoss(model, loss)
 
     def step(index: int) -> dict[str, float]:
         batches = [batch.to(device) for batch in stream.step(index)]
-        metrics = trainer.update(batches, objective)
+        with tuning.dropping():
+            metrics = trainer.update(batches, objective)
         if index == 0 and team.world.speaks:
             check_start(objective, loss, settings.precision)
         return {**metrics, "tokens": team.counted(batches)["tokens"]}
 
-    bundle = Bundle(model, vocabulary, template)
     rows = train(
         context,
         trainer,
@@ -151,11 +165,14 @@ def run(context: Context) -> None:
         step,
         loop=settings.loop,
         kind="model",
-        write_model=lambda folder: save_bundle(folder, bundle),
-        load_model=lambda folder: model.load_state_dict(load_bundle(folder).model.state_dict()) and None,
+        write_model=tuning.save,
+        load_model=tuning.load,
+        extra_state=tuning.state,
+        load_extra=tuning.load_state,
     )
     last = rows[-1]
     context.metrics.update(
+        trained_parameters=tuning.n_trained,
         pairs=len(examples),
         rejected=len(rejected),
         value_at_reference=loss.value_at_reference,
@@ -204,7 +221,7 @@ def plan(context: PlanContext) -> Plan:
     settings: DpoSettings = context.settings
     texts = texts_of(context, "preferences", "pairs")
     both = 2 * texts.count * texts.tokens
-    costs = model_plan(context, tokens=settings.epochs * both, scored=both)
+    costs = model_plan(context, tokens=settings.epochs * both, scored=both, adapted=settings.adapter is not None)
     return replace(costs, notes=schedule_note(settings.optimizer, settings.epochs * texts.count / settings.batch_pairs))
 
 

@@ -20,7 +20,7 @@ from chatloom.stage import Context, Input, Stage
 from chatloom.tokens.extension import entries_sha256
 from chatloom.tokens.importing import import_vocabulary
 from chatloom.tokens.vocabulary import Vocabulary
-from chatloom.training.bundle import Bundle, save_bundle
+from chatloom.training.bundle import Bundle, live_adapter, save_bundle
 
 FILE = "extension.json"
 
@@ -32,6 +32,8 @@ class ExtendModelSettings(Settings):
 def run(context: Context) -> None:
     """Check that model and vocabulary belong together, add the rows, write the folder."""
     folder, extended = context.artifact("model").path, context.artifact("vocabulary")
+    if live_adapter(folder) is not None:
+        raise ChatloomError(f"stage `{context.name}`: {folder} has virtual tokens; extend the model without them")
     if not (extended.path / FILE).is_file():
         raise ChatloomError(
             f"stage `{context.name}`: {extended.path} has no {FILE}; give what the stage `extend-tokenizer` made"

@@ -7,8 +7,9 @@ reward (frozen). `Ppo.iterate` reads like the algorithm: roll out, score, shape,
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -21,6 +22,7 @@ from chatloom.errors import ChatloomError
 from chatloom.evaluation.sampling import answerable
 from chatloom.generation.engine import generate
 from chatloom.generation.sampling import Sampling
+from chatloom.model.adapters.lora import switch
 from chatloom.model.heads import RewardModel, ValueModel
 from chatloom.model.transformer import Transformer
 from chatloom.objectives.advantages import explained_variance, generalized_advantages, kl_shaped_rewards
@@ -31,7 +33,8 @@ from chatloom.settings import Settings
 from chatloom.stage import Context, Input, Line, Plan, PlanContext, Stage
 from chatloom.tokens.order import Order
 from chatloom.tokens.packing import Batch
-from chatloom.training.bundle import Bundle, load_bundle, load_for_conversations, save_bundle
+from chatloom.training.adapters import ADAPTER_ABOUT, FREEZE_ABOUT, AdapterSettings, Tuning, only_lora
+from chatloom.training.bundle import load_bundle, load_for_conversations
 from chatloom.training.checkpoints import State
 from chatloom.training.costs import UNKNOWN_MODEL, all_made, answer_tokens, planned_config, texts_of, training_plan
 from chatloom.training.forward import score
@@ -86,6 +89,10 @@ class PpoSettings(Settings):
         description="the critic's optimizer",
     )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast, fp32 weights")
+    adapter: AdapterSettings | None = Field(
+        None, description=f"{ADAPTER_ABOUT}; of the policy, here lora without dropout; the critic is trained whole"
+    )
+    freeze: tuple[str, ...] = Field((), description=f"of the policy: {FREEZE_ABOUT}")
     loop: LoopSettings = Field(LoopSettings(), description="how it runs")
 
 
@@ -169,9 +176,13 @@ class Ppo:
         self.settings, self.seed = settings, context.seed
         self.device = resolve_device(settings.loop.device)
         bundle = load_for_conversations(context.artifact("model").path, self.device)
-        self.actor, self.vocabulary, self.template = bundle.model, bundle.vocabulary, bundle.chat
-        self.bundle = Bundle(self.actor, self.vocabulary, self.template)
-        self.reference = copy.deepcopy(self.actor).requires_grad_(False)
+        self.vocabulary, self.template = bundle.vocabulary, bundle.chat
+        _check_adapter(settings.adapter)
+        self.tuning = Tuning(bundle, settings.adapter, settings.freeze, context.seed)
+        self.bundle = self.tuning.bundle
+        self.actor = self.bundle.model
+        # With LoRA the actor's own weights never move: switched off, it is the reference, and no copy is needed.
+        self.reference = None if settings.adapter is not None else copy.deepcopy(self.actor).requires_grad_(False)
         self.reward = _reward_model(context, self.vocabulary.sha256, self.device)
         self.critic = ValueModel.from_reward_model(self.reward)
         self.stops = self.template.stop_ids(self.vocabulary)
@@ -227,7 +238,8 @@ class Ppo:
         batches = self.pack(rolled, range(len(rolled)))
         mask = rolled.mask
         old, entropies = logprob_table(self.actor, rolled, batches, choice.temperature)
-        reference, _ = logprob_table(self.reference, rolled, batches, choice.temperature)
+        with self.as_reference() as network:
+            reference, _ = logprob_table(network, rolled, batches, choice.temperature)
         values = value_table(self.critic, rolled, batches)
         scores = reward_scores(self.reward, batches, len(rolled))
         penalised = scores - choice.missing_end_penalty * (~rolled.ended).float()
@@ -254,6 +266,18 @@ class Ppo:
             "tokens": float(sum(len(segment) for segment in rolled.segments)),
         }
         return Experience(rolled, old, values, whiten(advantages, mask), returns, metrics)
+
+    @contextmanager
+    def as_reference(self) -> Iterator[Transformer]:
+        """The network that gives the reference's log-probabilities meanwhile."""
+        if self.reference is not None:
+            yield self.reference
+            return
+        switch(self.actor, active=False)
+        try:
+            yield self.actor
+        finally:
+            switch(self.actor, active=True)
 
     def update(self, iteration: int, data: Experience) -> dict[str, float]:
         """Passes over the answers in fresh permutations, left early when the policy has moved too far."""
@@ -309,22 +333,20 @@ class Ppo:
             )
 
     def state(self) -> State:
-        """What a resumed run needs beside actor and optimizer: the critic and the KL coefficient."""
-        return State({"kl": self.kl.state_dict()}, {"critic": dict(self.critic.state_dict())})
+        """What a resumed run needs beside actor and optimizer: the critic, the KL coefficient, an adapter."""
+        tensors = {"critic": dict(self.critic.state_dict()), **self.tuning.state().tensors}
+        return State({"kl": self.kl.state_dict()}, tensors)
 
     def load_state(self, state: State) -> None:
         """Put back what `state` gave."""
         self.kl.load_state_dict(state.values["kl"])
         self.critic.load_state_dict(state.tensors["critic"])
+        self.tuning.load_state(state)
 
 
 def run(context: Context) -> None:
     """Align; the result is the last policy, the critic stays in `state/`."""
     ppo = Ppo(context)
-
-    def load(folder: Path) -> None:
-        ppo.actor.load_state_dict(load_bundle(folder).model.state_dict())
-
     rows = train(
         context,
         ppo.trainer,
@@ -333,13 +355,14 @@ def run(context: Context) -> None:
         loop=ppo.settings.loop,
         kind="model",
         noun="iterations",
-        write_model=lambda folder: save_bundle(folder, ppo.bundle),
-        load_model=load,
+        write_model=ppo.tuning.save,
+        load_model=ppo.tuning.load,
         extra_state=ppo.state,
         load_extra=ppo.load_state,
     )
     first, last = rows[0], rows[-1]
     context.metrics.update(
+        trained_parameters=ppo.tuning.n_trained,
         first_reward=first["reward"],
         last_reward=last["reward"],
         last_kl=last["kl"],
@@ -350,6 +373,16 @@ def run(context: Context) -> None:
         largest_sampler_distance=max(row["sampler_distance"] for row in rows),
         early_stops=int(sum(row["stopped_early"] for row in rows)),
     )
+
+
+def _check_adapter(adapter: AdapterSettings | None) -> None:
+    """Refuse what would make the policy that is updated another one than that which sampled."""
+    only_lora(adapter, "ppo")
+    if adapter is not None and adapter.dropout:
+        raise ChatloomError(
+            f"adapter.dropout is {adapter.dropout} in stage ppo: the policy that is updated must be the one that "
+            "sampled, so nothing may be dropped; set it to 0"
+        )
 
 
 def _reward_model(context: Context, vocabulary: str, device: torch.device) -> RewardModel:

@@ -16,7 +16,6 @@ from chatloom.corpus.selection.expressions import Expression
 from chatloom.errors import ChatloomError
 from chatloom.evaluation.heldout import heldout_scores, objective_scores
 from chatloom.model.config import TransformerConfig
-from chatloom.model.transformer import Transformer
 from chatloom.progress import say
 from chatloom.settings import Settings
 from chatloom.stage import Context, Input, Line, Note, Plan, PlanContext, Stage
@@ -25,9 +24,9 @@ from chatloom.tokens.mixture_plan import MixtureError, MixtureSettings, check_na
 from chatloom.tokens.objective import Denoising, ObjectiveSettings
 from chatloom.tokens.packing import Batch
 from chatloom.tokens.vocabulary import Vocabulary
+from chatloom.training.adapters import ADAPTER_ABOUT, FREEZE_ABOUT, AdapterSettings, Tuning
 from chatloom.training.ahead import Ahead
 from chatloom.training.anomalies import Watch
-from chatloom.training.bundle import load_bundle, save_bundle
 from chatloom.training.checkpoints import State
 from chatloom.training.costs import UNKNOWN_MODEL, planned_config, training_plan
 from chatloom.training.embedding_gradient import shrink_embedding_gradient
@@ -70,6 +69,8 @@ class PretrainSettings(Settings):
         1.0, gt=0, le=1, description="share of the gradient of looked-up embeddings that is used (GLM-130B: 0.1)"
     )
     anomalies: AnomalySettings = Field(AnomalySettings(), description="steps that are not taken, and going back")
+    adapter: AdapterSettings | None = Field(None, description=f"{ADAPTER_ABOUT}; needs a `start`")
+    freeze: tuple[str, ...] = Field((), description=FREEZE_ABOUT)
     loop: LoopSettings = Field(LoopSettings(), description="how it runs")
 
 
@@ -79,10 +80,13 @@ def run(context: Context) -> None:
     device = resolve_device(settings.loop.device)
     folders = [item.path for item in context.artifacts("tokens")]
     vocabulary = Vocabulary.load(folders[0])
-    bundle = beginning(context, vocabulary)
+    _check_partial(context)
+    team = Team.of(settings.loop.parallel, device)
+    start = beginning(context, vocabulary)
+    tuning = Tuning(start, settings.adapter, settings.freeze, context.seed, team)
+    bundle = tuning.bundle
     model = bundle.model
     config = model.config
-    team = Team.of(settings.loop.parallel, device)
     data = read_data(
         folders, vocabulary, settings, config.max_positions, context.seed, prefix_decoder=config.prefix_decoder
     )
@@ -122,6 +126,10 @@ def run(context: Context) -> None:
             batches = data.share(index, most, vocabulary.pad_id, team.world.data, trim=not compiled, equal=compiled)
         return [batch.pinned() for batch in batches] if device.type == "cuda" else batches
 
+    def load_extra(state: State) -> None:
+        data.check_state(trainer.updates, state.values["data"])
+        tuning.load_state(state)
+
     model.train()
     with Ahead(read, data.n_steps) as ahead:
 
@@ -145,15 +153,16 @@ def run(context: Context) -> None:
             step,
             loop=settings.loop,
             kind="model",
-            write_model=lambda target: save_bundle(target, bundle),
-            load_model=lambda source: _reload(model, source),
-            extra_state=lambda: State({"data": data.state(trainer.updates)}, {}),
-            load_extra=lambda state: data.check_state(trainer.updates, state.values["data"]),
             anchor_every=settings.anomalies.rollback_every if settings.anomalies.rollbacks else 0,
+            write_model=tuning.save,
+            load_model=tuning.load,
+            extra_state=lambda: State({"data": data.state(trainer.updates)}, tuning.state().tensors),
+            load_extra=load_extra,
         )
     model.eval()
     context.metrics.update(
         parameters=n_parameters({"model": model}),
+        trained_parameters=tuning.n_trained,
         rows=data.n_rows,
         row_padding=round(data.padding, 5),
         loss_share=round(data.loss_share, 5),
@@ -226,8 +235,21 @@ def _show(context: Context, data: PretrainingData) -> None:
     context.metrics["mixture"] = counts
 
 
-def _reload(model: Transformer, folder: Path) -> None:
-    model.load_state_dict(load_bundle(folder).model.state_dict())
+def _check_partial(context: Context) -> None:
+    """Refuse settings of which one trains what the other keeps still."""
+    settings: PretrainSettings = context.settings
+    partial = "adapter" if settings.adapter is not None else "freeze" if settings.freeze else None
+    if settings.adapter is not None and context.optional("start") is None:
+        raise ChatloomError(f"stage `{context.name}`: an adapter on random weights learns nothing; give a `start`")
+    if partial and settings.train_new_rows_first:
+        raise ChatloomError(
+            f"stage `{context.name}`: `{partial}` and `train_new_rows_first` both say what stays as it is; use one"
+        )
+    if settings.adapter is not None and settings.embedding_gradient_share < 1:
+        raise ChatloomError(
+            f"stage `{context.name}`: an adapter leaves the embedding as it is, so embedding_gradient_share has no "
+            "meaning; leave it out"
+        )
 
 
 def plan(context: PlanContext) -> Plan:

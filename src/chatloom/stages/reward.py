@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -24,14 +23,15 @@ from chatloom.objectives.ranking import k_wise_loss, ordered_pairs, ranked_right
 from chatloom.settings import Settings
 from chatloom.stage import Context, Input, Plan, PlanContext, Stage
 from chatloom.tokens.packing import Batch
-from chatloom.training.bundle import Bundle, load_bundle, load_for_conversations, save_bundle
+from chatloom.training.adapters import ADAPTER_ABOUT, FREEZE_ABOUT, AdapterSettings, Tuning, only_lora
+from chatloom.training.bundle import Bundle, live_adapter, load_bundle, load_for_conversations
 from chatloom.training.costs import model_plan, texts_of
 from chatloom.training.data import Example, ExampleStream, check_rejected, pack_examples, preference_examples
 from chatloom.training.optimizers import ScheduledOptimizer
 from chatloom.training.parallel.team import Team
 from chatloom.training.rollouts import answers, batches_of, reward_scores
 from chatloom.training.schedule_note import schedule_note
-from chatloom.training.session import resolve_device, train
+from chatloom.training.session import noise_seed, resolve_device, train
 from chatloom.training.settings import LoopSettings, OptimizerSettings
 from chatloom.training.trainer import Terms, Trainer
 
@@ -60,6 +60,8 @@ class RewardSettings(Settings):
         OptimizerSettings(lr=1e-5, weight_decay=0.0, schedule="linear", final_share=0.0),
         description="optimizer, rate and schedule; to 0",
     )
+    adapter: AdapterSettings | None = Field(None, description=f"{ADAPTER_ABOUT}; here lora only, and the score")
+    freeze: tuple[str, ...] = Field((), description=FREEZE_ABOUT)
     loop: LoopSettings = Field(LoopSettings(), description="how it runs")
 
 
@@ -127,6 +129,9 @@ def run(context: Context) -> None:
     settings: RewardSettings = context.settings
     device = resolve_device(settings.loop.device)
     team = Team.of(settings.loop.parallel, device)
+    if live_adapter(context.artifact("model").path) is not None:
+        raise ChatloomError(f"stage `{context.name}`: a reward model of a model with virtual tokens is not supported")
+    only_lora(settings.adapter, "reward")
     start = load_for_conversations(context.artifact("model").path)
     vocabulary, template = start.vocabulary, start.chat
     if settings.lm_weight and not start.model.config.tie_embeddings:
@@ -135,6 +140,8 @@ def run(context: Context) -> None:
             "output matrix; set it to 0"
         )
     model = RewardModel(start.model, generator=torch.Generator().manual_seed(context.seed))
+    tuning = Tuning(Bundle(model, vocabulary, template), settings.adapter, settings.freeze, context.seed, team)
+    bundle = tuning.bundle
     row_length = model.config.max_positions
     preferences = _preferences(context, "pairs.parquet")
     examples, rejected = preference_examples(preferences, template, vocabulary, row_length)
@@ -156,15 +163,17 @@ def run(context: Context) -> None:
         ScheduledOptimizer({"reward": model}, {"reward": settings.optimizer}, total),
         settings.loop.max_skips,
         settings.precision,
+        noise_seed=noise_seed(model, context.seed),
         team=team,
     )
     loss = RankingLoss(model, settings)
 
     def step(index: int) -> dict[str, float]:
         batches = [batch.to(device) for batch in stream.step(index)]
-        return {**trainer.update(batches, loss), "tokens": team.counted(batches)["tokens"]}
+        with tuning.dropping():
+            metrics = trainer.update(batches, loss)
+        return {**metrics, "tokens": team.counted(batches)["tokens"]}
 
-    bundle = Bundle(model, vocabulary, template)
     train(
         context,
         trainer,
@@ -172,11 +181,18 @@ def run(context: Context) -> None:
         step,
         loop=settings.loop,
         kind="reward-model",
-        write_model=lambda folder: save_bundle(folder, bundle),
-        load_model=lambda folder: _reload(model, folder),
+        write_model=tuning.save,
+        load_model=tuning.load,
+        extra_state=tuning.state,
+        load_extra=tuning.load_state,
         finish=lambda: normalise(context, bundle, examples, settings, device) if settings.normalise else {},
     )
-    context.metrics.update(prompts=len(examples), rejected=len(rejected), normalised=settings.normalise)
+    context.metrics.update(
+        trained_parameters=tuning.n_trained,
+        prompts=len(examples),
+        rejected=len(rejected),
+        normalised=settings.normalise,
+    )
     report = heldout_report(context, bundle, settings, device)
     if report is not None:
         write_json(context.path / "heldout.json", report)
@@ -290,18 +306,15 @@ def _preferences(context: Context, name: str) -> list[Preference]:
     return found
 
 
-def _reload(model: RewardModel, folder: Path) -> None:
-    model.load_state_dict(load_bundle(folder).reward.state_dict())
-
-
 def plan(context: PlanContext) -> Plan:
     """Passes over the pairs; for the scale, a look at every chosen answer and some samples."""
     settings: RewardSettings = context.settings
     texts = texts_of(context, "preferences", "pairs")
     seen = texts.count * texts.tokens
     sampled = settings.normalise_samples * texts.tokens
-    scale = {"scored": seen + sampled, "sampled": sampled} if settings.normalise else {}
-    costs = model_plan(context, tokens=2 * settings.epochs * seen, **scale)
+    scored, drawn = (seen + sampled, sampled) if settings.normalise else (0.0, 0.0)
+    adapted = settings.adapter is not None
+    costs = model_plan(context, tokens=2 * settings.epochs * seen, scored=scored, sampled=drawn, adapted=adapted)
     return replace(
         costs, notes=schedule_note(settings.optimizer, settings.epochs * texts.count / settings.batch_prompts)
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -13,10 +12,11 @@ from chatloom.artifact import write_json
 from chatloom.dialogue.record import Conversation
 from chatloom.dialogue.storage import read_conversations
 from chatloom.dialogue.template import ChatTemplate
-from chatloom.model.transformer import Transformer
+from chatloom.errors import ChatloomError
 from chatloom.settings import Settings
 from chatloom.stage import Context, Input, Plan, PlanContext, Stage
-from chatloom.training.bundle import Bundle, load_bundle, load_for_conversations, save_bundle
+from chatloom.training.adapters import ADAPTER_ABOUT, FREEZE_ABOUT, AdapterSettings, Tuning
+from chatloom.training.bundle import Bundle, load_for_conversations
 from chatloom.training.costs import model_plan, texts_of
 from chatloom.training.data import ExampleStream, check_rejected, conversation_examples
 from chatloom.training.next_token_loss import NextTokenLoss
@@ -43,6 +43,8 @@ class SftSettings(Settings):
     optimizer: OptimizerSettings = Field(
         OptimizerSettings(lr=1e-4, weight_decay=0.0), description="optimizer, rate and schedule"
     )
+    adapter: AdapterSettings | None = Field(None, description=ADAPTER_ABOUT)
+    freeze: tuple[str, ...] = Field((), description=FREEZE_ABOUT)
     loop: LoopSettings = Field(LoopSettings(), description="how it runs")
 
 
@@ -52,10 +54,14 @@ def run(context: Context) -> None:
     device = resolve_device(settings.loop.device)
     team = Team.of(settings.loop.parallel, device)
     base = load_for_conversations(context.artifact("model").path)
-    model, vocabulary = base.model, base.vocabulary
+    vocabulary, template = base.vocabulary, base.template or ChatTemplate()
     if settings.init == "random":
-        model.initialise(torch.Generator().manual_seed(context.seed))
-    template = base.template or ChatTemplate()
+        if settings.adapter is not None:
+            raise ChatloomError(f"stage `{context.name}`: an adapter on random weights learns nothing; use init: model")
+        base.model.initialise(torch.Generator().manual_seed(context.seed))
+    tuning = Tuning(Bundle(base.model, vocabulary, template), settings.adapter, settings.freeze, context.seed, team)
+    bundle = tuning.bundle
+    model = bundle.model
     row_length = model.config.max_positions
     conversations = _conversations(context, "sft.parquet")
     examples, rejected = conversation_examples(conversations, template, vocabulary, row_length)
@@ -87,7 +93,6 @@ def run(context: Context) -> None:
         batches = [batch.to(device) for batch in stream.step(index)]
         return {**trainer.update(batches, loss), "tokens": team.counted(batches)["tokens"]}
 
-    bundle = Bundle(model, vocabulary, template)
     model.train()
     train(
         context,
@@ -96,11 +101,14 @@ def run(context: Context) -> None:
         step,
         loop=settings.loop,
         kind="model",
-        write_model=lambda folder: save_bundle(folder, bundle),
-        load_model=lambda folder: _reload(model, folder),
+        write_model=tuning.save,
+        load_model=tuning.load,
+        extra_state=tuning.state,
+        load_extra=tuning.load_state,
     )
     model.eval()
     context.metrics.update(
+        trained_parameters=tuning.n_trained,
         conversations=len(examples),
         rejected=len(rejected),
         supervised_share=round(_supervised_share(stream), 4),
@@ -143,15 +151,13 @@ def _conversations(context: Context, name: str) -> list[Conversation]:
     return found
 
 
-def _reload(model: Transformer, folder: Path) -> None:
-    model.load_state_dict(load_bundle(folder).model.state_dict())
-
-
 def plan(context: PlanContext) -> Plan:
     """Passes over the conversations; the model learns to answer at their length."""
     settings: SftSettings = context.settings
     texts = texts_of(context, "conversations", "records")
-    costs = model_plan(context, tokens=settings.epochs * texts.count * texts.tokens, answer_tokens=texts.answer_tokens)
+    tokens = settings.epochs * texts.count * texts.tokens
+    adapted = settings.adapter is not None
+    costs = model_plan(context, tokens=tokens, answer_tokens=texts.answer_tokens, adapted=adapted)
     steps = settings.epochs * texts.count / settings.batch_conversations
     return replace(costs, notes=schedule_note(settings.optimizer, steps))
 

@@ -1,19 +1,31 @@
-"""A model folder with all it needs to talk: weights, vocabulary, chat template; saved and opened together."""
+"""A model folder with all it needs to talk: weights, vocabulary, chat template; saved and opened together.
+
+A network with an adapter is a whole model folder too, and `adapter/` in PEFT's format beside it. LoRA is merged into
+the weights; virtual tokens cannot be, so they are read from there again. `adapter/chatloom.json` says which.
+"""
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from chatloom.artifact import write_json
 from chatloom.dialogue import template as templates
 from chatloom.dialogue.template import ChatTemplate
 from chatloom.errors import ChatloomError
-from chatloom.model import huggingface
+from chatloom.model import huggingface, weight_files
+from chatloom.model.adapters.export import adapter_of, without_adapter
+from chatloom.model.adapters.lora import has_lora
+from chatloom.model.adapters.peft_files import load_adapter, save_adapter
 from chatloom.model.heads import RewardModel
 from chatloom.model.transformer import Transformer
 from chatloom.tokens.vocabulary import Vocabulary
+
+ADAPTER = "adapter"
+_MARK = "chatloom.json"
 
 
 @dataclass(frozen=True)
@@ -55,10 +67,35 @@ def save_bundle(folder: Path, bundle: Bundle) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = bundle.vocabulary
     stops = bundle.template.stop_ids(vocabulary) if bundle.template else [vocabulary.eos_id]
-    huggingface.save_model(folder, bundle.network, pad_id=vocabulary.pad_id, stop_ids=stops)
+    adapted = adapter_of(bundle.network) is not None
+    network = without_adapter(bundle.network) if adapted else bundle.network
+    shutil.rmtree(folder / ADAPTER, ignore_errors=True)
+    huggingface.save_model(folder, network, pad_id=vocabulary.pad_id, stop_ids=stops)
     vocabulary.save(folder)
     if bundle.template is not None:
         bundle.template.save(folder)
+    if adapted:
+        save_adapter(folder / ADAPTER, bundle.network)
+        write_json(folder / ADAPTER / _MARK, {"merged": has_lora(bundle.network)})
+
+
+def live_adapter(folder: Path) -> Path | None:
+    """Where the virtual tokens of a model folder lie, which it is not complete without; None for most folders.
+
+    Raises ChatloomError when nothing says whether the weights contain the adapter beside them.
+    """
+    beside = folder / ADAPTER
+    if not beside.is_dir():
+        return None
+    if not (beside / _MARK).is_file():
+        raise ChatloomError(
+            f"{beside}: lies in a model folder, and no {_MARK} says whether the weights contain it; move it elsewhere, "
+            "and apply it with `chatloom merge-adapter` if they do not"
+        )
+    merged = weight_files.read_json(beside, _MARK).get("merged")
+    if not isinstance(merged, bool):
+        raise ChatloomError(f"{beside / _MARK}: merged is {merged!r}; expected true or false")
+    return None if merged else beside
 
 
 def load_bundle(folder: Path, device: torch.device | str = "cpu") -> Bundle:
@@ -66,6 +103,11 @@ def load_bundle(folder: Path, device: torch.device | str = "cpu") -> Bundle:
     if not folder.is_dir():
         raise ChatloomError(f"{folder}: no such model folder")
     network = huggingface.load_model(folder)
+    beside = live_adapter(folder)
+    if beside is not None:
+        network = load_adapter(network, beside)
+        if has_lora(network):
+            raise ChatloomError(f"{beside}: is LoRA that is not merged; apply it with `chatloom merge-adapter`")
     network.to(device)
     vocabulary = Vocabulary.load(folder)
     template = ChatTemplate.load(folder, vocabulary) if (folder / templates.FILE).is_file() else None

@@ -173,17 +173,22 @@ def training_plan(
     row_tokens: float = 0.0,
     trained: int = 1,
     frozen: int = 0,
+    adapted: bool = False,
     micro_batch_tokens: int = 8192,
 ) -> Plan:
     """Lines for going over `tokens` tokens; `passes`: a token's FLOPs in forward passes (3: forward and backward).
 
     `scored` tokens go through one more forward pass; `sampled` ones are written, or read as a prompt, by the generator,
-    in rows of `row_tokens`. Without a `trained` model nothing is kept for a backward pass or left on the disk.
+    in rows of `row_tokens`. Without a `trained` model nothing is kept for a backward pass or left on the disk. Where an
+    adapter is trained (`adapted`), the one `trained` model has neither gradients nor optimizer states, and a backward
+    pass costs as much as a forward pass; the adapter itself, of a few hundredths of the model, is not counted.
     """
+    if adapted:
+        trained, frozen, passes = trained - 1, frozen + 1, passes * 2 / 3
     forward = config.forward_flops_per_token(config.max_positions)
     straight, thin = forward * (passes * tokens + scored), forward * sampled
     memory = training_memory(
-        config, micro_batch_tokens, trained_copies=trained, frozen_copies=frozen, recompute=not trained
+        config, micro_batch_tokens, trained_copies=trained, frozen_copies=frozen, recompute=not trained and not adapted
     ).total
     # The generator runs between steps, so its cache comes instead of activations, not on top of them.
     cache = kv_cache_bytes(config, round(row_tokens), sequences=SAMPLED_AT_ONCE)
@@ -192,6 +197,7 @@ def training_plan(
     seconds = seconds_estimate(straight, rate, utilisation=UTILISATION)
     seconds += seconds_estimate(thin, rate, utilisation=SAMPLING_UTILISATION)
     checkpoint = trained * checkpoint_bytes(config.n_parameters())
+    checkpoint += adapted * checkpoint_bytes(config.n_parameters(), with_optimizer=False)
     exact = exact_tokens and not scored and not sampled
     return Plan(
         (
@@ -236,10 +242,11 @@ def model_plan(
     scored: float = 0.0,
     sampled: float = 0.0,
     answer_tokens: float | None = None,
+    adapted: bool = False,
 ) -> Plan:
     """Plan of a stage that trains what it gets as `model`, as `training_plan`; `answer_tokens`: of the model it makes.
 
-    Left out, the model goes on to answer as the one it starts from.
+    Left out, the model goes on to answer as the one it starts from. `adapted`: an adapter is trained, not the model.
     """
     config = planned_config(context, "model")
     if config is None:
@@ -251,6 +258,7 @@ def model_plan(
         passes=passes,
         scored=scored,
         sampled=sampled,
+        adapted=adapted,
         micro_batch_tokens=context.settings.loop.micro_batch_tokens,
     )
     length = answer_tokens

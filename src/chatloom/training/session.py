@@ -13,7 +13,9 @@ from torch import nn
 
 from chatloom.artifact import fsync_file, is_disk_full, write_json
 from chatloom.errors import ChatloomError
+from chatloom.model.adapters.lora import drops
 from chatloom.model.config import TransformerConfig
+from chatloom.model.heads import RewardModel
 from chatloom.model.transformer import Transformer
 from chatloom.progress import say
 from chatloom.stage import Context
@@ -52,9 +54,9 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def noise_seed(model: Transformer, seed: int) -> int | None:
-    """The seed of a model's dropout, or None where it has none."""
-    return seed if model.config.dropout or model.config.attention_dropout else None
+def noise_seed(model: Transformer | RewardModel, seed: int) -> int | None:
+    """The seed of a model's and its adapter's dropout, or None where neither has any."""
+    return seed if model.config.dropout or model.config.attention_dropout or drops(model) else None
 
 
 def wants_compiled(loop: LoopSettings, device: torch.device, config: TransformerConfig) -> bool:
