@@ -19,6 +19,7 @@ from chatloom.training import checkpoints
 from chatloom.training.anomalies import AnomalyLog
 from chatloom.training.metrics import MetricsFile, read_metrics, truncate_after
 from chatloom.training.saving import Run, Saver, check_room
+from chatloom.training.sinks import fed, sinks_of
 from chatloom.training.trainer import Trainer
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # the last: a batch system's warning
@@ -51,7 +52,9 @@ def fit(
     log = MetricsFile(run.path / "metrics.jsonl")
     trainer.record = AnomalyLog(run.path, trainer.updates)
     saver, reached = Saver(run, trainer, start, remembered), start
-    with log, _signals() as caught, saver, progress(total, unit=noun, label=label, quiet=run.quiet, start=start) as bar:
+    sinks = sinks_of(run.loop.sinks, run.path, start, run.identity)
+    shown_as = progress(total, unit=noun, label=label, quiet=run.quiet, start=start)
+    with log, _signals() as caught, fed(sinks) as give, saver, shown_as as bar:
         for index in range(start, total):
             if stopped:
                 break
@@ -65,8 +68,9 @@ def fit(
                 saver.settle()
                 metrics["rolled_back_to"] = float(_roll_back(run, trainer, reached))
             written = log.offer(reached, "train", **metrics, seconds=seconds)
+            give(reached, {**metrics, "seconds": seconds})
             saver.note(metrics)
-            bar.advance(1, **{key: metrics[key] for key in _SHOWN if key in metrics})
+            bar.advance(1, **_shown(metrics))
             stopped = bool(metrics.get("stop"))
             # A checkpoint whose rows are not on the disk would be resumed from without them.
             if (saver.due(reached) or caught or stopped) and written:
@@ -82,7 +86,19 @@ def fit(
     return Ending(stopped, frozenset(saver.kept()))
 
 
-_SHOWN = ("loss", "accuracy", "reward", "kl", "lr", "tokens_per_second")
+def _shown(metrics: Mapping[str, float]) -> dict[str, float | str]:
+    """What a person sees of a step in the terminal; what a skipped step does not have stays as it was."""
+    found: dict[str, float | str] = {
+        key: metrics[key] for key in ("loss", "accuracy", "reward", "kl", "lr") if key in metrics
+    }
+    if "tokens_per_second" in metrics:
+        found["tokens/s"] = round(metrics["tokens_per_second"])
+    for name, key in (("MFU", "mfu"), ("data wait", "data_wait")):
+        if key in metrics:
+            found[name] = f"{100 * metrics[key]:.1f}%"
+    if "memory" in metrics:
+        found["memory"] = f"{metrics['memory'] / 1e9:.2f} GB"
+    return found
 
 
 def _roll_back(run: Run, trainer: Trainer, reached: int) -> int:

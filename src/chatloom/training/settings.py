@@ -105,5 +105,8 @@ class LoopSettings(Settings):
     compile: Literal["auto", "on", "off"] = runtime(
         "auto", description="compiled blocks: from the first pass faster, which takes seconds; auto: on CUDA"
     )
+    sinks: list[Literal["tensorboard", "wandb", "trackio"]] = runtime(
+        [], description="where metrics go besides metrics.jsonl; each is an extra package"
+    )
     max_skips: int = runtime(5, ge=0, description="stop after this many skipped steps in a row")
     parallel: ParallelSettings = runtime(ParallelSettings(), description="how several processes share it out")
