@@ -228,7 +228,9 @@ PANELS: dict[str, Panel] = {
 }
 ALIASES = {"lr": "learning_rate", "gradient_norm": "grad_norm"}
 # Recorded for other readers than the eye.
-UNDRAWN = frozenset({"step", "kind", "seconds", "time", "tokens", "stop", "skipped", "rolled_back_to", "attempt"})
+UNDRAWN = frozenset(
+    {"step", "kind", "seconds", "time", "tokens", "stop", "skipped", "rolled_back_to", "overflow", "attempt"}
+)
 
 
 def metric_figures(

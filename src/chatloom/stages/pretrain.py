@@ -60,7 +60,9 @@ class PretrainSettings(Settings):
     start_moments: bool = Field(
         False, description="go on with the optimizer's moments that `start` left, not with empty ones"
     )
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast, fp32 weights")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32", description="bf16, fp16: autocast, fp32 weights; fp16 with a scaled loss"
+    )
     optimizer: OptimizerSettings = Field(OptimizerSettings(lr=1e-3), description="optimizer, rate and schedule")
     z_loss: float = Field(
         0.0, ge=0, description="factor of the square of the logits' log-normaliser in the loss (PaLM: 1e-4)"

@@ -55,7 +55,9 @@ class RewardSettings(Settings):
     max_rejected_share: float = Field(
         0.05, ge=0, le=1, description="stop when more preferences than this do not fit the context"
     )
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast, fp32 weights")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32", description="bf16, fp16: autocast, fp32 weights; fp16 with a scaled loss"
+    )
     optimizer: OptimizerSettings = Field(
         OptimizerSettings(lr=1e-5, weight_decay=0.0, schedule="linear", final_share=0.0),
         description="optimizer, rate and schedule; to 0",

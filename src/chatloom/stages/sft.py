@@ -39,7 +39,9 @@ class SftSettings(Settings):
     max_rejected_share: float = Field(
         0.05, ge=0, le=1, description="stop when more conversations than this do not fit the context"
     )
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast, fp32 weights")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32", description="bf16, fp16: autocast, fp32 weights; fp16 with a scaled loss"
+    )
     optimizer: OptimizerSettings = Field(
         OptimizerSettings(lr=1e-4, weight_decay=0.0), description="optimizer, rate and schedule"
     )

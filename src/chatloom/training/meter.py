@@ -9,6 +9,7 @@ import torch
 
 from chatloom.model.config import TransformerConfig
 from chatloom.scaling.speed import measured_matmul_rate
+from chatloom.training.trainer import NARROW
 
 # An accelerator's rate is that of large products; a processor's is reached by small ones already.
 ACCELERATOR_SIZE, PROCESSOR_SIZE = 8192, 512
@@ -24,7 +25,7 @@ class Meter:
             size=ACCELERATOR_SIZE if accelerated else PROCESSOR_SIZE,
             seconds=0.3 if accelerated else 0.05,
             device=str(device),
-            dtype=torch.bfloat16 if precision == "bf16" and accelerated else torch.float32,
+            dtype=NARROW.get(precision, torch.float32) if accelerated else torch.float32,
         )
         if accelerated:
             torch.cuda.reset_peak_memory_stats(device)

@@ -16,6 +16,7 @@ from chatloom.progress import say
 from chatloom.tokens.packing import Batch
 from chatloom.training.anomalies import Anomaly, Finding, Watch
 from chatloom.training.checkpoints import State
+from chatloom.training.loss_scale import LossScale
 from chatloom.training.optimizers import ScheduledOptimizer
 from chatloom.training.parallel.team import Team
 from chatloom.training.parallel.world import PeerLost
@@ -65,6 +66,7 @@ CAUSES = (
     "the data holds rows without supervised tokens or with broken text",
     "the precision is too low for these activations (try fp32)",
 )
+NARROW = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _LOSS, _SUM, _SHARE = "loss", "sum of ", "share of "
 SUSPECTS = 4  # micro-batches that are described, at most
 
@@ -100,13 +102,14 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.team.take(self.optimizer)
+        self.loss_scale = LossScale() if self.precision == "fp16" else None
 
     def update(self, batches: Sequence[Batch], objective: Objective) -> dict[str, float]:
         """One optimizer step: loss = sum(weight * loss) / sum(weight), both sums over all micro-batches and ranks.
 
         A step without supervised tokens, or with a loss or gradient norm that is not finite or (as `watch` says) a
         spike, changes no weight; after more than `max_skips` of them in a row Anomaly is raised. Returns metrics (loss
-        in nats, grad_norm, lr, ...).
+        in nats, grad_norm, lr, ...). In fp16 an overflow leaves the step out, too, and lowers the scale of the loss.
         """
         weights = [objective.weight(batch) for batch in batches]
         weight = self.team.world.totals({"weight": sum(weights)})["weight"]
@@ -116,17 +119,19 @@ class Trainer:
         if isinstance(objective, StepObjective):
             objective.begin(self.team.evened(batches), weight)
         device = batches[0].tokens.device.type
-        narrow = self.precision == "bf16"
+        narrow = NARROW.get(self.precision)
 
         def around(number: int) -> AbstractContextManager[Any]:
             if self.noise_seed is not None:
                 # A function of the step alone, so that a resumed run drops what the uninterrupted one drops.
                 place = number * self.team.world.data.size + self.team.world.data.place
                 torch.manual_seed(hash((self.noise_seed, self.updates, place)))
-            return torch.autocast(device, torch.bfloat16) if narrow else contextlib.nullcontext()
+            return torch.autocast(device, narrow) if narrow else contextlib.nullcontext()
 
-        parts = self.team.passes(batches, objective, weight, around, torch.bfloat16 if narrow else torch.float32)
+        scale = self.loss_scale.scale if self.loss_scale is not None else 1.0
+        parts = self.team.passes(batches, objective, weight / scale, around, narrow or torch.float32)
         self.team.sum_gradients()
+        self._unscale(scale)
         # Only here is the device waited for: all its work of this step is queued by now.
         clipped = self.optimizer.clip()
         losses = [float(terms.total) for terms in parts]
@@ -141,19 +146,34 @@ class Trainer:
         first = next(iter(norms))
         watched = {"loss": total / weight, "gradient norm": norms[first]}
         watched.update({f"gradient norm of {label}": norm for label, norm in norms.items() if label != first})
+        overflow = math.isfinite(watched["loss"]) and not all(map(math.isfinite, norms.values()))
+        if overflow and self.loss_scale is not None and self.loss_scale.overflowed():
+            self.optimizer.zero_grad()
+            self.updates += 1
+            return {"loss": watched["loss"], "overflow": 1.0, "loss_scale": self.loss_scale.scale}
         finding = self.watch.judge(watched)
         if finding is not None:
             return self._skip(finding, watched, self._suspects(batches, losses, weights))
         self.watch.accept(watched)
+        if self.loss_scale is not None:
+            self.loss_scale.went_well()
         self.optimizer.step(self.updates)
         self.team.publish()
         metrics = {"loss": total / weight, "grad_norm": norms[first], "lr": self.optimizer.rate(first, self.updates)}
         metrics.update({f"grad_norm_{label}": norm for label, norm in norms.items() if label != first})
         names = [name.removeprefix(_SHARE) for name, share in sums.items() if name.startswith(_SHARE) and share]
         metrics.update({name: sums[_SUM + name] / sums[_SHARE + name] for name in names})
+        if self.loss_scale is not None:
+            metrics["loss_scale"] = self.loss_scale.scale
         self.updates += 1
         self.skipped_in_a_row = 0
         return metrics
+
+    def _unscale(self, scale: float) -> None:
+        """Divide all gradients by a power of two."""
+        if scale != 1.0:
+            gradients = [p.grad for module in self.modules.values() for p in module.parameters() if p.grad is not None]
+            torch._foreach_mul_(gradients, 1.0 / scale)
 
     def _skip(
         self,
@@ -230,6 +250,7 @@ class Trainer:
             "skipped_in_a_row": self.skipped_in_a_row,
             "rolled_back_to": self.rolled_back_to,
             "watch": self.watch.state(),
+            "loss_scale": None if self.loss_scale is None else self.loss_scale.state(),
         }
         return State(values, {"optimizer": self.team.whole_state(self.optimizer.tensors())})
 
@@ -245,3 +266,5 @@ class Trainer:
         self.skipped_in_a_row = state.values["skipped_in_a_row"]
         self.rolled_back_to = list(state.values["rolled_back_to"])
         self.watch.load(state.values["watch"])
+        if self.loss_scale is not None:
+            self.loss_scale.load(state.values["loss_scale"])
