@@ -43,6 +43,11 @@ def progress(
     return Progress(total, unit=unit, label=label, quiet=quiet, start=start)
 
 
+def silence() -> None:
+    """Show nothing from now on: of several processes that do the same only one is to be seen."""
+    _State.silent = True
+
+
 def say(message: str) -> None:
     """Write one line to standard error, above a live bar if one is shown."""
     _write(message)
@@ -260,7 +265,13 @@ def _is_live_terminal() -> bool:
     return is_terminal and not _console().is_dumb_terminal and not os.environ.get("CI")
 
 
+class _State:
+    silent = False
+
+
 def _write(line: str) -> None:
+    if _State.silent:
+        return
     try:
         if _LiveBar._shared is not None:
             _console().print(line, markup=False, highlight=False, soft_wrap=True)

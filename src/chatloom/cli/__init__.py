@@ -12,6 +12,7 @@ import typer
 from chatloom import __version__
 from chatloom.cli import chat, inspect, machine, recipes, stages
 from chatloom.cli.frame import DEBUG, console
+from chatloom.training.parallel import launch
 
 app = typer.Typer(
     name="chatloom",
@@ -57,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Threads that wait by spinning starve each other as soon as anything else runs: on two busy cores training was four
     # to eight times slower than with threads that sleep. Must be set before torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if launch.rank():  # of several processes the first one prints
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - as long as the process lives
     given = list(sys.argv[1:] if arguments is None else arguments)
     if "--debug" in given:  # accepted anywhere, though it belongs to the program, not to a command
         given = ["--debug", *(item for item in given if item != "--debug")]

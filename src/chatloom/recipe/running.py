@@ -21,6 +21,7 @@ from chatloom.errors import ChatloomError
 from chatloom.evaluation.stage_page import write_stage_page
 from chatloom.model.allocator import keep_freed_memory
 from chatloom.recipe import hashes
+from chatloom.recipe.following import Crew
 from chatloom.recipe.graph import Recipe, build_node
 from chatloom.recipe.inputs import lineage, outside_data, values
 from chatloom.recipe.meter import Meter
@@ -66,17 +67,22 @@ def run(
     Raises PlanRefused before anything runs, StageFailed from inside a stage, Stopped on Ctrl-C and SIGTERM. Writes
     `out/summary.json`: every stage's metrics, wall seconds and peak memory.
     """
-    report = plan(recipe, out, until=until, start_over=start_over, measure=False)
-    report.check()
-    hashes.of_run(out).save()
-    keep_freed_memory()
-    again = {name for item in start_over for name in recipe.named(item)}
-    made: dict[str, Artifact] = {}
-    with _termination_as_interrupt():
-        for number, stage in enumerate(report.stages, 1):
-            title = f"[{number}/{len(report.stages)}] {stage.node.name}"
-            made[stage.node.name] = _run_stage(stage, out, made, title, stage.node.name in again, quiet)
-            _write_summary(report, made)
+    crew = Crew.assemble(node.settings for node in recipe.nodes.values())
+    if not crew.leads:
+        return crew.follow()
+    with crew.leading():
+        report = plan(recipe, out, until=until, start_over=start_over, measure=False)
+        report.check()
+        hashes.of_run(out).save()
+        keep_freed_memory()
+        again = {name for item in start_over for name in recipe.named(item)}
+        made: dict[str, Artifact] = {}
+        with _termination_as_interrupt():
+            for number, stage in enumerate(report.stages, 1):
+                title = f"[{number}/{len(report.stages)}] {stage.node.name}"
+                made[stage.node.name] = _run_stage(stage, out, made, title, stage.node.name in again, quiet, crew)
+                _write_summary(report, made)
+        crew.end(made)
     return made
 
 
@@ -107,12 +113,18 @@ def run_stage(
     node = build_node(out.name, entry, seed, where=kind)
     recipe = Recipe(node.name, node.seed, "", {node.name: node})
     again = [node.name] if start_over else []
-    report = plan(recipe, out.parent, start_over=again, measure=False)
-    report.check()
-    hashes.of_run(out.parent).save()
-    keep_freed_memory()
-    with _termination_as_interrupt():
-        return _run_stage(report.stages[0], out.parent, {}, node.name, start_over, quiet)
+    crew = Crew.assemble([node.settings])
+    if not crew.leads:
+        return crew.follow()[node.name]
+    with crew.leading():
+        report = plan(recipe, out.parent, start_over=again, measure=False)
+        report.check()
+        hashes.of_run(out.parent).save()
+        keep_freed_memory()
+        with _termination_as_interrupt():
+            made = _run_stage(report.stages[0], out.parent, {}, node.name, start_over, quiet, crew)
+        crew.end({node.name: made})
+    return made
 
 
 def _as_source(item: Any) -> Any:
@@ -122,7 +134,13 @@ def _as_source(item: Any) -> Any:
 
 
 def _run_stage(
-    stage: StagePlan, out: Path, made: Mapping[str, Artifact], title: str, start_over: bool, quiet: bool
+    stage: StagePlan,
+    out: Path,
+    made: Mapping[str, Artifact],
+    title: str,
+    start_over: bool,
+    quiet: bool,
+    crew: Crew,
 ) -> Artifact:
     node, target = stage.node, out / stage.node.name
 
@@ -139,7 +157,7 @@ def _run_stage(
                 say(f"{title}: done before, {state.fingerprint}")
                 return state
             say(f"{title}: {_beginning(stage, state)}")
-            return _make(stage, state, values(node, stage.given, made), start_over, quiet, say, title)
+            return _make(stage, state, values(node, stage.given, made), start_over, quiet, say, title, crew)
     except KeyboardInterrupt as error:
         raise Stopped(node.name, error.number if isinstance(error, _Terminated) else signal.SIGINT) from error
     except ChatloomError as error:
@@ -192,6 +210,7 @@ def _make(
     quiet: bool,
     say: Any,
     title: str,
+    crew: Crew,
 ) -> Artifact:
     node = stage.node
     context = Context(
@@ -205,7 +224,9 @@ def _make(
         identity=stage.identity.values(),
     )
     with Meter(draft.target, go_on=draft.resumed and not start_over) as meter:
+        crew.share(context)
         node.stage.run(context)
+        crew.back()
     _check_unchanged(stage, draft)
     write_stage_page(
         draft.path, node.name, node.stage.about, node.settings.everything(), context.metrics, meter.seconds, meter.peak

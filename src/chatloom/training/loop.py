@@ -19,6 +19,7 @@ from chatloom.training import checkpoints
 from chatloom.training.anomalies import AnomalyLog
 from chatloom.training.metrics import MetricsFile, read_metrics, truncate_after
 from chatloom.training.saving import Run, Saver, check_room
+from chatloom.training.sharing import join_in
 from chatloom.training.sinks import fed, sinks_of
 from chatloom.training.trainer import Trainer
 
@@ -42,7 +43,12 @@ def fit(
     unit, save, and are then delivered as if they had come only now. Whatever the moment of a kill, the next call
     continues to byte-identical weights. A full disk delays checkpoints and metrics; ChatloomError is raised where
     something must be saved and cannot be.
+
+    Of several processes the first one does this, and the others what it tells them, until they are released.
     """
+    if not trainer.team.world.leads:
+        with _signals() as caught:
+            join_in(trainer, unit, lambda folder: run.load(trainer, folder), caught)
     checkpoints.sweep(run.path)
     start, remembered = _resume(run, trainer)
     check_room(run, trainer)
@@ -59,11 +65,13 @@ def fit(
             if stopped:
                 break
             begun = time.monotonic()
+            trainer.team.tell("unit", index)
             metrics = unit(index)
             seconds = time.monotonic() - begun
             if "tokens" in metrics and seconds > 0:
                 metrics["tokens_per_second"] = metrics["tokens"] / seconds
             reached = index + 1
+            trainer.team.share_signals(caught)
             if trainer.wants_rollback:
                 saver.settle()
                 metrics["rolled_back_to"] = float(_roll_back(run, trainer, reached))
@@ -81,6 +89,7 @@ def fit(
     if caught:
         saver.finish(reached)  # the signal may have come after the last step's own check
         say(f"{label}: saved after step {reached}; run the same command again to go on from here")
+        trainer.team.tell("stop", caught[0])
         signal.raise_signal(caught[0])
         raise KeyboardInterrupt  # a handler that returned must not make a stopped run look finished
     return Ending(stopped, frozenset(saver.kept()))

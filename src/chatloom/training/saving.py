@@ -49,16 +49,18 @@ class Run:
     anchor_every: int = 0
     quiet: bool = False
 
-    def state(self, trainer: Trainer, saving: Mapping[str, Any]) -> State:
-        """All that a resumed run needs beside the model."""
-        own, extra = trainer.state(), self.extra_state()
+    def state(self, own: State, saving: Mapping[str, Any]) -> State:
+        """All that a resumed run needs beside the model; `own`: the trainer's state."""
+        extra = self.extra_state()
         values = {"trainer": own.values, "extra": extra.values, "saving": dict(saving)}
         return State(values, {**own.tensors, **extra.tensors})
 
     def load(self, trainer: Trainer, folder: Path) -> Mapping[str, Any]:
-        """Put back a checkpoint, or the finished stage's last state; returns what saving remembers."""
+        """Put back a checkpoint, or the finished stage's last state; returns what saving remembers. Collective."""
+        trainer.team.tell("load", str(folder))
         state = checkpoints.read_state(folder)
-        self.load_model(folder)
+        with trainer.team.filling():
+            self.load_model(folder)
         trainer.load(State(state.values["trainer"], state.tensors))
         self.load_extra(State(state.values["extra"], state.tensors))
         saving: Mapping[str, Any] = state.values["saving"]
@@ -134,15 +136,17 @@ class Saver:
         return late and (self._writing is None or not self._writing.is_alive())
 
     def save(self, step: int) -> None:
-        """Copy what is to be saved and have it written."""
+        """Copy what is to be saved and have it written. Collective."""
         self.settle()
         self._at = time.monotonic()
         run, best = self.run, self.best.after(step, self._values)
         self._values = []
         manifest = {**run.identity, "kind": run.kind, "fingerprint": f"{digest(dict(run.identity))[:16]}@{step}"}
-        state = run.state(self.trainer, asdict(best) if best.metric else {})
+        self.trainer.team.tell("save")
+        state = run.state(self.trainer.state(), asdict(best) if best.metric else {})
         try:
-            held = self._with_room(lambda: checkpoints.hold(run.path, step, state, run.write_model, manifest), step)
+            with self.trainer.team.whole():
+                held = self._with_room(lambda: checkpoints.hold(run.path, step, state, run.write_model, manifest), step)
         except checkpoints.UNWRITABLE as error:
             self._failed(step, error)
             return
@@ -244,7 +248,8 @@ def check_room(run: Run, trainer: Trainer) -> None:
     A checkpoint has the weights and at most two moments of each trained number. One more than are kept lies there while
     it is written, and as much when the finished model is.
     """
-    parameters = {id(p): p for module in trainer.modules.values() for p in module.parameters()}.values()
+    whole = trainer.team.structures or trainer.modules
+    parameters = {id(p): p for module in whole.values() for p in module.parameters()}.values()
     size = sum(p.numel() * (p.element_size() + (8 if p.requires_grad else 0)) for p in parameters)
     there = len(checkpoints.steps(run.path))
     free = shutil.disk_usage(run.path).free

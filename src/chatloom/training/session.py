@@ -23,7 +23,7 @@ from chatloom.training import checkpoints
 from chatloom.training.checkpoints import State
 from chatloom.training.loop import fit
 from chatloom.training.metrics import read_metrics
-from chatloom.training.parallel.world import launched, local_rank
+from chatloom.training.parallel.launch import launched, local_rank
 from chatloom.training.saving import Run
 from chatloom.training.settings import LoopSettings
 from chatloom.training.trainer import Trainer
@@ -115,11 +115,13 @@ def train(
     )
     done = context.path / DONE
     if done.is_file():
+        _go_on_alone(trainer)
         run.load(trainer, context.path)
     else:
         kept = fit(run, trainer, total, unit, label=context.name, noun=noun).kept
+        own = _go_on_alone(trainer)
         last = finish()
-        _write_result(run, trainer)
+        _write_result(run, own)
         for file in context.path.rglob("*.safetensors"):
             fsync_file(file)  # `done` says that they are whole, also after the power has gone, and checkpoints go now
         write_json(
@@ -140,17 +142,25 @@ def train(
     return rows
 
 
-def _write_result(run: Run, trainer: Trainer) -> None:
+def _go_on_alone(trainer: Trainer) -> State:
+    """The last state of a trainer whose other processes are let go; its modules are whole from now on."""
+    trainer.team.tell("end")
+    state = trainer.state()
+    trainer.team.release()
+    return state
+
+
+def _write_result(run: Run, own: State) -> None:
     """Model and last state; where the disk is full, once more after all checkpoints but the newest have gone."""
     try:
         run.write_model(run.path)
-        checkpoints.write_state(run.path, run.state(trainer, {}))
+        checkpoints.write_state(run.path, run.state(own, {}))
     except checkpoints.UNWRITABLE as error:
         if not is_disk_full(error) or len(checkpoints.steps(run.path)) < 2:
             raise
         checkpoints.prune(run.path, 1)
         run.write_model(run.path)
-        checkpoints.write_state(run.path, run.state(trainer, {}))
+        checkpoints.write_state(run.path, run.state(own, {}))
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -141,7 +141,7 @@ class Spread:
             state = self.module.state_dict()
         self.fill(state)
 
-    def restore(self, device: torch.device) -> None:
+    def restore(self, device: torch.device | str) -> None:
         """Turn the module, in place, into the whole one on the first process, so that it can go on alone. Collective.
 
         Replaces class and contents: the ways of spreading a module that torch offers cannot be undone piece by piece.

@@ -52,6 +52,7 @@ class Team:
     settings: ParallelSettings = field(default_factory=ParallelSettings)
     spreads: dict[str, Spread] = field(default_factory=dict)
     owners: Owners | None = None
+    device: torch.device | str = "cpu"
     pipe: pipeline.Pipe | None = None
 
     @classmethod
@@ -66,6 +67,11 @@ class Team:
         return cls(world, settings)
 
     @property
+    def structures(self) -> dict[str, nn.Module]:
+        """The modules as they would be whole, without storage; none where nothing is spread."""
+        return {label: made.hollow for label, made in self.spreads.items()}
+
+    @property
     def sharded(self) -> bool:
         """Whether weights are shared out over the `data` axis, so that its processes must do equally many passes."""
         return self.settings.data in ("zero2", "zero3") and self.world.mesh is not None
@@ -75,7 +81,7 @@ class Team:
 
         Raises ChatloomError for a model that cannot be spread so. Collective.
         """
-        world = self.world
+        world, self.device = self.world, device
         if world.mesh is None:
             for module in modules.values():
                 module.to(device)
@@ -124,7 +130,7 @@ class Team:
 
     def rounds(self, passes: int) -> int:
         """How many passes to do for one's own: gathering weights takes all processes of the `data` axis. Collective."""
-        return max(self.world.gather(passes)) if self.sharded else passes
+        return max(self.world.gather(passes)) if self.sharded and not self.world.alone else passes
 
     def evened(self, batches: Sequence[Batch]) -> list[Batch]:
         """Micro-batches and, where all have to do equally many passes, as much padding as is missing. Collective."""
@@ -254,16 +260,34 @@ class Team:
                 stack.enter_context(made.filling())
             yield
 
-    def release(self, device: torch.device) -> None:
+    def release(self) -> None:
         """The first process's modules are whole from now on, and it goes on alone. Collective.
 
         Raises Released on the others.
         """
         for made in self.spreads.values():
-            made.restore(device)
-        self.spreads, self.pipe, self.owners = {}, None, None
-        if not self.world.leads:
+            made.restore(self.device)
+        leads = self.world.leads
+        self.world, self.spreads, self.pipe, self.owners = ALONE, {}, None, None
+        if not leads:
             raise Released
+
+    def tell(self, order: str, value: Any = None) -> None:
+        """Say to the others, who `hear`, what all do next (training/sharing.py). Only the first process speaks."""
+        if self.world.leads and not self.world.alone:
+            self.world.first((order, value))
+
+    def hear(self) -> tuple[str, Any]:
+        """What the first process tells."""
+        heard: tuple[str, Any] = self.world.first(("", None))
+        return heard
+
+    def share_signals(self, caught: list[int]) -> None:
+        """Where any process has caught a signal, all have. Collective."""
+        if not self.world.alone:
+            others = [number for number in self.world.gather(caught[0] if caught else 0) if number]
+            if others and not caught:
+                caught.append(others[0])
 
     def whole_state(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """An optimizer's tensors, named `key.label.parameter`, as one process would have them. Collective.

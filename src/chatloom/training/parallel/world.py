@@ -10,7 +10,6 @@ them; gradients and weights travel through the device's own backend (NCCL on CUD
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -21,6 +20,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from chatloom.errors import ChatloomError
+from chatloom.training.parallel.launch import launched, local_rank, world_size
 from chatloom.training.parallel.settings import ParallelSettings
 
 T = TypeVar("T")
@@ -126,16 +126,6 @@ def answering() -> Iterator[None]:
         ) from error
 
 
-def launched() -> bool:
-    """Whether torchrun (or another launcher with its variables) started this process."""
-    return {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= set(os.environ)
-
-
-def local_rank() -> int:
-    """Number of this process on its machine, which is also that of its accelerator; 0 without a launcher."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
-
-
 def connect(timeout: float = 600.0) -> None:
     """Find the other processes; does nothing for one that no launcher started, or that is connected already.
 
@@ -148,6 +138,34 @@ def connect(timeout: float = 600.0) -> None:
         torch.cuda.set_device(local_rank())
     with answering():
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+
+
+@dataclass(frozen=True)
+class Line:
+    """On which the first process tells the others something, however long they have waited for it."""
+
+    group: dist.ProcessGroup
+
+    @classmethod
+    def open(cls, timeout: float) -> Line:
+        """Connects; `timeout` is for all else that the processes do together. Collective."""
+        connect(timeout)
+        with answering():
+            group = dist.new_group(backend="gloo", timeout=PATIENCE)
+        assert isinstance(group, dist.ProcessGroup)
+        return cls(group)
+
+    def tell(self, value: Any) -> None:
+        """Say something to all others, which `hear`."""
+        with answering():
+            dist.broadcast_object_list([value], src=0, group=self.group)
+
+    def hear(self) -> Any:
+        """What the first process tells; raises PeerLost when it ends instead."""
+        told: list[Any] = [None]
+        with answering():
+            dist.broadcast_object_list(told, src=0, group=self.group)
+        return told[0]
 
 
 def disconnect() -> None:
@@ -164,7 +182,7 @@ def join(settings: ParallelSettings, device: torch.device) -> World:
     Raises ChatloomError when the processes cannot be laid out as the settings say. Collective.
     """
     wanted = settings.tensor * settings.pipeline
-    size = int(os.environ["WORLD_SIZE"]) if launched() else 1
+    size = world_size()
     if size % wanted:
         raise ChatloomError(
             f"loop.parallel asks for tensor {settings.tensor} x pipeline {settings.pipeline} = {wanted} processes for "
