@@ -23,3 +23,8 @@ def rank() -> int:
 def local_rank() -> int:
     """Number of this process on its machine, which is also that of its accelerator; 0 without a launcher."""
     return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def restarts() -> int:
+    """How often torchrun has restarted this job (--max-restarts)."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))

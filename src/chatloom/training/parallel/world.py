@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from chatloom.errors import ChatloomError
-from chatloom.training.parallel.launch import launched, local_rank, world_size
+from chatloom.training.parallel.launch import launched, local_rank, restarts, world_size
 from chatloom.training.parallel.settings import ParallelSettings
 
 T = TypeVar("T")
@@ -137,7 +137,11 @@ def connect(timeout: float = 600.0) -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank())
     with answering():
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+        patience = timedelta(seconds=timeout)
+        store, rank, size = next(dist.rendezvous("env://", timeout=patience))
+        # torchrun may give a restarted job the store of the attempt before, with the addresses of ended processes.
+        attempt = dist.PrefixStore(f"attempt {restarts()}", store)
+        dist.init_process_group(backend, store=attempt, rank=rank, world_size=size, timeout=patience)
 
 
 @dataclass(frozen=True)
