@@ -33,7 +33,7 @@ from chatloom.training.parallel.schedules import order
 from chatloom.training.parallel.settings import ParallelSettings
 from chatloom.training.parallel.sharded import Owners, shard
 from chatloom.training.parallel.shares import nothing_of
-from chatloom.training.parallel.world import ALONE, World, join
+from chatloom.training.parallel.world import ALONE, World, answering, join
 
 if TYPE_CHECKING:
     from chatloom.training.optimizers import ScheduledOptimizer
@@ -165,6 +165,16 @@ class Team:
         """
         if self.pipe is not None:
             return self._pipelined(self.pipe, batches, objective, weight, context, dtype)
+        with answering():
+            return self._one_by_one(batches, objective, weight, context)
+
+    def _one_by_one(
+        self,
+        batches: Sequence[Batch],
+        objective: Objective,
+        weight: float,
+        context: Callable[[int], AbstractContextManager[Any]],
+    ) -> list[Terms]:
         found: list[Terms] = []
         for n in range(self.rounds(len(batches))):
             # Others have more to do, and gathering weights takes all: go along with something that counts for nothing.

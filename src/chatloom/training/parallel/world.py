@@ -116,10 +116,12 @@ ALONE = World()
 
 @contextlib.contextmanager
 def answering() -> Iterator[None]:
-    """Turns the backend's errors about a lost process into PeerLost."""
+    """Turns the backend's errors about a lost process into PeerLost; all others stay what they are."""
     try:
         yield
-    except (RuntimeError, dist.DistError) as error:
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error).lower():
+            raise
         raise PeerLost(
             f"another process of this run ended or did not answer in time ({str(error).splitlines()[0][:160]}); "
             "what was saved is intact: run the same command to go on, or let torchrun do it (--max-restarts)"
