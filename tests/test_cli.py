@@ -126,15 +126,19 @@ def test_no_setting_is_broken_in_two_on_a_terminal_of_80_columns(
 
 @pytest.mark.parametrize("kind", list(REAL_KINDS))
 def test_the_defaults_shown_are_those_that_a_stage_runs_with(kind: str) -> None:
-    plain = stages.find(kind).settings().everything()
-    absent = {name for name, value in plain.items() if value is None}
-    for name, _, shown, _ in setting_rows(stages.find(kind).settings):
-        group, *rest = name.rstrip("*").split(".")
-        if rest and group in absent:  # a group that is null by default: what it would have if it were given as {}
-            value = stages.find(kind).settings.parse({group: {}}).everything()[group]
-        else:
-            value = plain[group]
-        for part in rest:
+    settings = stages.find(kind).settings
+    plain = settings().everything()
+    for name, _, shown, _ in setting_rows(settings):
+        path = name.rstrip("*").split(".")
+        value: Any = plain
+        for depth, part in enumerate(path):
+            if value is None:  # a group that is null by default: what it would have if it were given as {}
+                given: dict[str, Any] = {}
+                for group in reversed(path[:depth]):
+                    given = {group: given}
+                value = settings.parse(given).everything()
+                for group in path[:depth]:
+                    value = value[group]
             value = value[part]
         if isinstance(value, int | float) and not isinstance(value, bool):
             assert float(shown) == value, f"{kind}.{name}"
