@@ -29,6 +29,7 @@ from chatloom.model.initialisation import initialise as draw
 from chatloom.model.norms import make_norm
 from chatloom.model.position_bias import position_bias
 from chatloom.model.positions import RotaryTable, sinusoids, xpos_scales
+from chatloom.model.recompute import How, recomputing
 from chatloom.tokens.packing import Batch
 
 
@@ -209,6 +210,14 @@ class Transformer(nn.Module):
                 routings=routings,
             )
         return hidden
+
+    def recompute_blocks(self, how: How) -> None:
+        """From now on keep less of each block for the backward pass (see model/recompute.py); results stay the same.
+
+        Call it after `compile_blocks`. A pass with a cache keeps everything.
+        """
+        random = self.config.dropout > 0 or self.config.attention_dropout > 0
+        self._through = recomputing(self._through, how, random=random)
 
     def compile_blocks(self) -> None:
         """From now on passes without a cache run each block as compiled code: made at the first one, for all blocks.

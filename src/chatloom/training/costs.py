@@ -187,8 +187,10 @@ def training_plan(
         trained, frozen, passes = trained - 1, frozen + 1, passes * 2 / 3
     forward = config.forward_flops_per_token(config.max_positions)
     straight, thin = forward * (passes * tokens + scored), forward * sampled
+    loop = getattr(context.settings, "loop", None)
+    recompute = (not trained and not adapted) or getattr(loop, "recompute", "none") == "block"
     memory = training_memory(
-        config, micro_batch_tokens, trained_copies=trained, frozen_copies=frozen, recompute=not trained and not adapted
+        config, micro_batch_tokens, trained_copies=trained, frozen_copies=frozen, recompute=recompute
     ).total
     # The generator runs between steps, so its cache comes instead of activations, not on top of them.
     cache = kv_cache_bytes(config, round(row_tokens), sequences=SAMPLED_AT_ONCE)

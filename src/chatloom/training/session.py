@@ -62,12 +62,17 @@ def noise_seed(model: Transformer | RewardModel, seed: int) -> int | None:
 def wants_compiled(loop: LoopSettings, device: torch.device, config: TransformerConfig) -> bool:
     """Whether to compile; raises ChatloomError where it was asked for and cannot be done.
 
-    That is without Triton, which does it on CUDA, for a mixture of experts, whose shapes depend on the data, and for
-    tensor parallelism, whose blocks wait for other processes.
+    That is without Triton, which does it on CUDA, for a mixture of experts, whose shapes depend on the data, for
+    tensor parallelism, whose blocks wait for other processes, and for selective recomputation, which has to see every
+    operation.
     """
     if loop.compile == "off" or (loop.compile == "auto" and device.type != "cuda"):
         return False
-    whole = {"a mixture of experts": config.n_experts, "loop.parallel.tensor": loop.parallel.tensor > 1}
+    whole = {
+        "a mixture of experts": config.n_experts,
+        "loop.parallel.tensor": loop.parallel.tensor > 1,
+        "loop.recompute selective": loop.recompute == "selective",
+    }
     for what in [what for what, found in whole.items() if found]:
         if loop.compile == "on":
             raise ChatloomError(f"loop.compile is on, and {what} is not compiled; use auto or off")
@@ -113,6 +118,7 @@ def train(
         anchor_every=anchor_every,
         quiet=context.quiet,
     )
+    _recompute(trainer, loop)
     done = context.path / DONE
     if done.is_file():
         _go_on_alone(trainer)
@@ -148,6 +154,21 @@ def _go_on_alone(trainer: Trainer) -> State:
     state = trainer.state()
     trainer.team.release()
     return state
+
+
+def _recompute(trainer: Trainer, loop: LoopSettings) -> None:
+    """Have every trained decoder keep less for its backward pass, as `loop.recompute` says."""
+    if loop.recompute == "none":
+        return
+    if trainer.team.sharded:
+        raise ChatloomError(
+            f"loop.recompute is {loop.recompute}, and loop.parallel.data {loop.parallel.data} gathers weights block by "
+            "block, which is not made to be done twice; use data: zero1 or replicate, or recompute: none"
+        )
+    for module in trainer.modules.values():
+        for part in module.modules():
+            if isinstance(part, Transformer):
+                part.recompute_blocks(loop.recompute)
 
 
 def _write_result(run: Run, own: State) -> None:

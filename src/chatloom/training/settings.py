@@ -108,5 +108,8 @@ class LoopSettings(Settings):
     sinks: list[Literal["tensorboard", "wandb", "trackio"]] = runtime(
         [], description="where metrics go besides metrics.jsonl; each is an extra package"
     )
+    recompute: Literal["none", "selective", "block"] = runtime(
+        "none", description="what of a block is computed again in the backward pass, to save memory"
+    )
     max_skips: int = runtime(5, ge=0, description="stop after this many skipped steps in a row")
     parallel: ParallelSettings = runtime(ParallelSettings(), description="how several processes share it out")
