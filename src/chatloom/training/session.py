@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,8 @@ def train(
         _go_on_alone(trainer)
         run.load(trainer, context.path)
     else:
-        kept = fit(run, trainer, total, unit, label=context.name, noun=noun).kept
+        with _advice_on_memory():
+            kept = fit(run, trainer, total, unit, label=context.name, noun=noun).kept
         own = _go_on_alone(trainer)
         last = finish()
         _write_result(run, own)
@@ -146,6 +148,22 @@ def train(
     context.metrics.update(summarise(rows))
     context.metrics.update(skipped_steps=ending["skipped"], rollbacks=ending["rollbacks"], **ending["metrics"])
     return rows
+
+
+@contextlib.contextmanager
+def _advice_on_memory() -> Iterator[None]:
+    """Used-up memory ends in a sentence that says what takes less."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch's own error for a device is a RuntimeError, too
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        reason = str(error).strip().partition("\n")[0] or "out of memory"
+        raise ChatloomError(
+            f"a step needs more memory than there is ({reason}). What was saved is intact: lower "
+            "loop.micro_batch_tokens, or set loop.recompute to block, and run the same command to go on; neither "
+            "changes the result beyond rounding"
+        ) from error
 
 
 def _go_on_alone(trainer: Trainer) -> State:
