@@ -21,8 +21,12 @@ from xml.etree.ElementTree import Element, parse
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "soak.md"
-FILES = {"faults": "test_faults_*.py", "kills": "test_kills.py"}
-TITLES = {"faults": "Faults of the corpus chapter", "kills": "Kills of the training stages"}
+FILES = {"faults": "test_faults_*.py", "kills": "test_kills.py", "disks": "test_training_disks.py"}
+TITLES = {
+    "faults": "Faults of the corpus chapter",
+    "kills": "Kills of the training stages",
+    "disks": "Full disks under training",
+}
 PACKAGES = ("torch", "pyarrow", "tokenizers", "ray")
 LONGEST = 220
 HEAD = """# Soak: the long fault and kill matrices
