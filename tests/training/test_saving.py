@@ -228,6 +228,9 @@ def test_a_run_whose_checkpoints_cannot_fit_is_refused_before_it_begins(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=73_000_000))
     saving.check_room(toy.run, toy.trainer)
     assert len(said) == 1
+    toy.run.anchor_every = 100  # two more stay to be gone back to
+    saving.check_room(toy.run, toy.trainer)
+    assert "4 checkpoints and one being written take about 120 MB more" in said[1]
 
 
 def test_a_checkpoint_that_will_not_fit_is_not_begun(

@@ -200,16 +200,19 @@ def training_plan(
     seconds += seconds_estimate(thin, rate, utilisation=SAMPLING_UTILISATION)
     checkpoint = trained * checkpoint_bytes(config.n_parameters())
     checkpoint += adapted * checkpoint_bytes(config.n_parameters(), with_optimizer=False)
+    # A checkpoint that is written beside training is copied first.
+    copied = checkpoint if getattr(loop, "checkpoint_in_background", False) else 0
+    kept = getattr(loop, "keep_checkpoints", 2)
     exact = exact_tokens and not scored and not sampled
     return Plan(
         (
             Line("parameters", config.n_parameters(), "", exact=True),
             Line("tokens", tokens, "tokens", exact=exact_tokens),
             Line("flops", straight + thin, "FLOP", exact=exact),
-            Line("memory", PROGRAM_BYTES + memory, "bytes"),
+            Line("memory", PROGRAM_BYTES + memory + copied, "bytes"),
             Line("disk", checkpoint, "bytes"),
             # while it runs: the checkpoints that are kept, and the one being written
-            Line("disk_meanwhile", 3 * checkpoint, "bytes"),
+            Line("disk_meanwhile", (kept + 1) * checkpoint, "bytes"),
             Line("time", seconds, "s"),
         ),
         facts={MODEL: config},

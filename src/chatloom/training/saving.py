@@ -253,7 +253,8 @@ def check_room(run: Run, trainer: Trainer) -> None:
     size = sum(p.numel() * (p.element_size() + (8 if p.requires_grad else 0)) for p in parameters)
     there = len(checkpoints.steps(run.path))
     free = shutil.disk_usage(run.path).free
-    least, all_of_them = max(1, 2 - there) * size, max(1, run.loop.keep_checkpoints + 1 - there) * size
+    kept = run.loop.keep_checkpoints + (ANCHORS if run.anchor_every else 0)
+    least, all_of_them = max(1, 2 - there) * size, max(1, kept + 1 - there) * size
     if free < least:
         raise ChatloomError(
             f"{run.path}: a checkpoint takes about {size / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free, where at "
@@ -261,6 +262,6 @@ def check_room(run: Run, trainer: Trainer) -> None:
         )
     if free < all_of_them:
         say(
-            f"WARNING: {free / 1e6:,.0f} MB are free at {run.path}; {run.loop.keep_checkpoints} checkpoints and one "
+            f"WARNING: {free / 1e6:,.0f} MB are free at {run.path}; {kept} checkpoints and one "
             f"being written take about {all_of_them / 1e6:,.0f} MB more"
         )
