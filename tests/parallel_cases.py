@@ -101,11 +101,13 @@ class Watched:
 
 
 def steps_of(
-    team: Team, make: Callable[[TransformerConfig], tuple[nn.Module, Any]], config: TransformerConfig
+    team: Team, make: Callable[[TransformerConfig], tuple[nn.Module, Any]], config: TransformerConfig, how: str = ""
 ) -> dict[str, Any]:
     """Train; on the first process: losses, norms, the first gradient, final weights and moments, all whole."""
     module, objective = make(config)
     team.spread({"m": module}, CPU)
+    if how:
+        getattr(module, "body", module).recompute_blocks(how, hooked=team.sharded)
     optimizer = ScheduledOptimizer({"m": module}, {"m": OPTIMIZER}, 10)
     trainer = Trainer({"m": module}, optimizer, team=team)
     found: dict[str, Any] = {"losses": [], "norms": []}
@@ -153,12 +155,13 @@ def apart(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
 def compared(
     settings: dict[str, Any],
     make: Callable[[TransformerConfig], tuple[nn.Module, Any]] = language,
+    recompute: str = "",
     **changes: Any,
 ) -> dict[str, Any]:
     """Relative distances on the first process, and bytes held on each."""
     config = replace(CONFIG, **changes)
     team = Team.of(ParallelSettings(**settings, timeout=20), CPU)
-    found = steps_of(team, make, config)
+    found = steps_of(team, make, config, recompute)
     result: dict[str, Any] = {"bytes": found["bytes"], "losses": found["losses"]}
     # What was gathered fills a model of other weights, and an optimizer without a state, as a resumed run does.
     weights = team.world.first(found["weights"])
@@ -200,6 +203,9 @@ CASES: dict[str, Callable[[], Any]] = {
     "zero1": lambda: compared({"data": "zero1"}),
     "zero2": lambda: compared({"data": "zero2"}),
     "zero3": lambda: compared({"data": "zero3"}),
+    "zero2 recompute": lambda: compared({"data": "zero2"}, recompute="selective"),
+    "zero3 recompute": lambda: compared({"data": "zero3"}, recompute="block"),
+    "tensor recompute": lambda: compared({"tensor": 2}, recompute="block"),
     "zero3 untied": lambda: compared({"data": "zero3"}, tie_embeddings=False),
     "zero3 ranking": lambda: compared({"data": "zero3"}, ranking),
     "zero3 preference": lambda: compared({"data": "zero3"}, preference),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,14 +12,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from toys import World
 
-from chatloom.errors import ChatloomError
 from chatloom.model.config import TransformerConfig
 from chatloom.model.recompute import KEPT, How
 from chatloom.model.transformer import Transformer
 from chatloom.tokens.packing import Batch, Segment, pack
-from chatloom.training import session
 from chatloom.training.next_token_loss import NextTokenLoss
-from chatloom.training.settings import LoopSettings
 
 BLOCKS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -153,10 +149,3 @@ def test_a_stage_ends_in_the_same_bytes(how: str, world: World, tmp_path: Path) 
     plain = world.run("sft", tmp_path / "plain", epochs=1)
     assert made.manifest["files"]["model.safetensors"] == plain.manifest["files"]["model.safetensors"]
     assert made.fingerprint == plain.fingerprint
-
-
-def test_recomputing_over_gathered_weights_is_refused() -> None:
-    trainer = SimpleNamespace(team=SimpleNamespace(sharded=True), modules={})
-    loop = LoopSettings(recompute="block", parallel={"data": "zero3"})
-    with pytest.raises(ChatloomError, match=r"loop.recompute is block, and loop.parallel.data zero3"):
-        session._recompute(trainer, loop)  # type: ignore[arg-type]

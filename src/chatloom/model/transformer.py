@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +38,11 @@ def _through(block: nn.Module, x: Tensor, frame: Frame) -> tuple[Tensor, Routing
     """One block without a cache: what is compiled, once for all blocks, as their shapes are equal."""
     result: tuple[Tensor, Routing | None] = block(x, frame, None)
     return result
+
+
+def _unless_cached(plain: Callable[..., Any], wrapped: Callable[..., Any]) -> Callable[..., Any]:
+    """A block's forward: `wrapped`, or `plain` where there is a cache."""
+    return lambda x, frame, cache: (wrapped if cache is None else plain)(x, frame, cache)
 
 
 class Transformer(nn.Module):
@@ -211,22 +217,31 @@ class Transformer(nn.Module):
             )
         return hidden
 
-    def recompute_blocks(self, how: How) -> None:
+    def recompute_blocks(self, how: How, *, hooked: bool = False) -> None:
         """From now on keep less of each block for the backward pass (see model/recompute.py); results stay the same.
 
-        Call it after `compile_blocks`. A pass with a cache keeps everything.
+        Call it after `compile_blocks`. A pass with a cache keeps everything. hooked: what is attached to a block (the
+        gathering of weights) runs around the whole, once, and not again with it.
         """
         random = self.config.dropout > 0 or self.config.attention_dropout > 0
-        self._through = recomputing(self._through, how, random=random)
+        self._wrap(lambda run: recomputing(run, how, random=random), hooked=hooked)
 
-    def compile_blocks(self) -> None:
+    def _wrap(self, wrap: Callable[[Callable[..., Any]], Callable[..., Any]], *, hooked: bool) -> None:
+        """Have every block's passes without a cache run as `wrap` makes them."""
+        if not hooked:
+            self._through = wrap(self._through)
+            return
+        for block in self.layers:
+            block.forward = _unless_cached(block.forward, wrap(block.forward))
+
+    def compile_blocks(self, *, hooked: bool = False) -> None:
         """From now on passes without a cache run each block as compiled code: made at the first one, for all blocks.
 
-        Results differ from the uncompiled ones by rounding. Raises ChatloomError for a mixture of experts, whose shapes
-        depend on the data.
+        Results differ from the uncompiled ones by rounding. hooked: as in `recompute_blocks`. Raises ChatloomError for
+        a mixture of experts, whose shapes depend on the data.
         """
         if self.config.n_experts:
             raise ChatloomError(
                 "a mixture of experts is not compiled: its shapes depend on the data; set compile to off"
             )
-        self._through = torch.compile(_through, fullgraph=True)
+        self._wrap(lambda run: torch.compile(run, fullgraph=True), hooked=hooked)

@@ -116,7 +116,7 @@ def run(context: Context) -> None:
     loss = NextTokenLoss(model, settings.z_loss, team.reduce)
     compiled = wants_compiled(settings.loop, device, config)
     if compiled:
-        model.compile_blocks()
+        model.compile_blocks(hooked=team.sharded)
     rows_at_once = _rows_at_once(settings, config.max_positions, equal=compiled, sizes=data.sizes.sizes)
     meter = Meter(device, settings.precision, config, processes=team.world.size)
 

@@ -178,15 +178,10 @@ def _recompute(trainer: Trainer, loop: LoopSettings) -> None:
     """Have every trained decoder keep less for its backward pass, as `loop.recompute` says."""
     if loop.recompute == "none":
         return
-    if trainer.team.sharded:
-        raise ChatloomError(
-            f"loop.recompute is {loop.recompute}, and loop.parallel.data {loop.parallel.data} gathers weights block by "
-            "block, which is not made to be done twice; use data: zero1 or replicate, or recompute: none"
-        )
     for module in trainer.modules.values():
         for part in module.modules():
             if isinstance(part, Transformer):
-                part.recompute_blocks(loop.recompute)
+                part.recompute_blocks(loop.recompute, hooked=trainer.team.sharded)
 
 
 def _write_result(run: Run, own: State) -> None:
