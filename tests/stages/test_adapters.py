@@ -21,12 +21,16 @@ from chatloom.errors import ChatloomError
 from chatloom.model.adapters.peft_files import load_adapter
 from chatloom.model.adapters.virtual_tokens import PromptedTransformer
 from chatloom.settings import SettingsError
+from chatloom.stage import Plan, PlanContext
+from chatloom.stages import find
 from chatloom.stages.ppo import Ppo
 from chatloom.training import checkpoints
 from chatloom.training.adapters import AdapterSettings, Tuning
 from chatloom.training.bundle import load_bundle
 from chatloom.training.loop import Trainer
 from chatloom.training.metrics import read_metrics
+from chatloom.training.parallel.team import Team
+from chatloom.training.parallel.world import World as Processes
 
 KINDS: dict[str, dict[str, Any]] = {
     "lora": {"kind": "lora", "rank": 4, "targets": ["all-linear"]},
@@ -400,3 +404,47 @@ def test_what_would_part_the_policy_from_its_sampler_is_refused(world: World, tm
     made = world.run("sft", tmp_path / "sft", adapter=KINDS["prompt"], epochs=0.2)
     with pytest.raises(ChatloomError, match="a reward model of a model with virtual tokens"):
         world.run("reward", tmp_path / "reward", inputs={"model": made.path})
+
+
+# --- plans, precision, optimizers, kept checkpoints ---------------------------------------------------------------
+
+
+def planned(world: World, stage: str, **changes: Any) -> Plan:
+    kind = find(stage)
+    context = world.context(stage, world.folder / "plans" / stage)
+    settings = kind.settings.parse(world.settings(stage, **changes))
+    assert kind.plan is not None
+    return kind.plan(PlanContext(settings, context.inputs, {}, 2, 1e10))
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "ppo"])
+def test_a_plan_counts_neither_gradients_nor_moments_of_the_base(stage: str, world: World) -> None:
+    full, lora = planned(world, stage), planned(world, stage, adapter={"kind": "lora"})
+    size = 4 * full.value("parameters")
+    # Gradients and two moments of a model are gone, and the moments' copy for the checkpoint; in PPO the reference too.
+    assert full.value("memory") - lora.value("memory") == pytest.approx(size * (6 if stage == "ppo" else 5))
+    assert full.value("disk") - lora.value("disk") == pytest.approx(2 * size)  # the moments
+    assert 0.6 < lora.value("flops") / full.value("flops") < 0.95
+
+
+@pytest.mark.parametrize("kind", ["lora with dropout", "prefix", "p-tuning lstm"])
+def test_it_trains_in_bf16(kind: str, world: World, tmp_path: Path) -> None:
+    exact = world.run("sft", tmp_path / "fp32", adapter=KINDS[kind], epochs=1)
+    made = world.run("sft", tmp_path / "bf16", adapter=KINDS[kind], epochs=1, precision="bf16")
+    assert made.metrics["last_loss"] == pytest.approx(exact.metrics["last_loss"], rel=0.02)
+    assert {value.dtype for value in load_file(made.path / "state" / "adapter.safetensors").values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("name", ["muon", "lamb"])
+def test_other_optimizers_train_an_adapter(name: str, world: World, tmp_path: Path) -> None:
+    made = world.run("sft", tmp_path / "sft", adapter=KINDS["lora"], optimizer={"name": name}, epochs=1)
+    state = load_file(made.path / "state" / "optimizer.safetensors")
+    assert all(".lora." in key for key in state)
+    assert not any(key.startswith("momentum") for key in state)  # an update is no map between hidden states
+    assert made.metrics["last_loss"] < made.metrics["first_loss"]
+
+
+def test_on_several_processes_it_is_refused(world: World) -> None:
+    team = Team(Processes(size=2, mesh=object()))  # type: ignore[arg-type]
+    with pytest.raises(ChatloomError, match="an adapter is trained by one process"):
+        Tuning(load_bundle(world["sft"].path), AdapterSettings(), team=team)

@@ -224,6 +224,7 @@ class Transformer(nn.Module):
         gathering of weights) runs around the whole, once, and not again with it.
         """
         random = self.config.dropout > 0 or self.config.attention_dropout > 0
+        random |= any(getattr(part, "drops", False) for part in self.modules())  # an adapter
         self._wrap(lambda run: recomputing(run, how, random=random), hooked=hooked)
 
     def _wrap(self, wrap: Callable[[Callable[..., Any]], Callable[..., Any]], *, hooked: bool) -> None:

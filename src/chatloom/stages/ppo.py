@@ -36,7 +36,15 @@ from chatloom.tokens.packing import Batch
 from chatloom.training.adapters import ADAPTER_ABOUT, FREEZE_ABOUT, AdapterSettings, Tuning, only_lora
 from chatloom.training.bundle import load_bundle, load_for_conversations
 from chatloom.training.checkpoints import State
-from chatloom.training.costs import UNKNOWN_MODEL, all_made, answer_tokens, planned_config, texts_of, training_plan
+from chatloom.training.costs import (
+    ADAPTED_PASSES,
+    UNKNOWN_MODEL,
+    all_made,
+    answer_tokens,
+    planned_config,
+    texts_of,
+    training_plan,
+)
 from chatloom.training.forward import score
 from chatloom.training.optimizers import ScheduledOptimizer
 from chatloom.training.rollouts import Answers, answers, batches_of, cells, logprob_table, reward_scores, value_table
@@ -449,11 +457,12 @@ def plan(context: PlanContext) -> Plan:
         config,
         context,
         tokens=tokens,
-        passes=4 + 6 * settings.epochs,
+        passes=4 + (6 if settings.adapter is None else 3 + ADAPTED_PASSES) * settings.epochs,
         sampled=tokens,
         row_tokens=texts.prompt_tokens + settings.max_new_tokens,
         trained=2,
-        frozen=2,
+        frozen=2 if settings.adapter is None else 1,
+        adapted=settings.adapter is not None,
         micro_batch_tokens=settings.loop.micro_batch_tokens,
     )
     steps = settings.iterations * settings.epochs * settings.minibatches

@@ -28,7 +28,7 @@ from chatloom.training.adapters import ADAPTER_ABOUT, FREEZE_ABOUT, AdapterSetti
 from chatloom.training.ahead import Ahead
 from chatloom.training.anomalies import Watch
 from chatloom.training.checkpoints import State
-from chatloom.training.costs import UNKNOWN_MODEL, planned_config, training_plan
+from chatloom.training.costs import ADAPTED_PASSES, UNKNOWN_MODEL, planned_config, training_plan
 from chatloom.training.embedding_gradient import shrink_embedding_gradient
 from chatloom.training.meter import Meter
 from chatloom.training.model_settings import ModelSettings
@@ -295,6 +295,8 @@ def plan(context: PlanContext) -> Plan:
         context,
         tokens=tokens,
         exact_tokens=counted and objective is None,
+        passes=3.0 if settings.adapter is None else ADAPTED_PASSES,
+        adapted=settings.adapter is not None,
         micro_batch_tokens=settings.loop.micro_batch_tokens,
     )
     share = Line("loss_share", 1.0 if objective is None else objective.loss_share, "")

@@ -38,6 +38,7 @@ BYTES_A_TOKEN = 4.0
 PROMPT_TOKENS = 50.0
 ANSWER_TOKENS = 50.0
 PROGRAM_BYTES = 450e6  # Python with torch, pyarrow and tokenizers, before any data
+ADAPTED_PASSES = 2.0  # forward, and backward without the gradients of the model's own matrices
 SAMPLED_AT_ONCE = 256  # rows that the generator decodes together
 UNREADABLE = (OSError, pa.ArrowException)  # what is missing or damaged is for the stage to say
 MODEL = "model"  # fact of a plan: the TransformerConfig of the model that comes out
@@ -180,11 +181,11 @@ def training_plan(
 
     `scored` tokens go through one more forward pass; `sampled` ones are written, or read as a prompt, by the generator,
     in rows of `row_tokens`. Without a `trained` model nothing is kept for a backward pass or left on the disk. Where an
-    adapter is trained (`adapted`), the one `trained` model has neither gradients nor optimizer states, and a backward
-    pass costs as much as a forward pass; the adapter itself, of a few hundredths of the model, is not counted.
+    adapter is trained (`adapted`), one `trained` model has neither gradients nor optimizer states; the adapter itself,
+    of a few hundredths of the model, is not counted.
     """
     if adapted:
-        trained, frozen, passes = trained - 1, frozen + 1, passes * 2 / 3
+        trained, frozen = trained - 1, frozen + 1
     forward = config.forward_flops_per_token(config.max_positions)
     straight, thin = forward * (passes * tokens + scored), forward * sampled
     loop = getattr(context.settings, "loop", None)
@@ -260,7 +261,7 @@ def model_plan(
         config,
         context,
         tokens=tokens,
-        passes=passes,
+        passes=ADAPTED_PASSES if adapted else passes,
         scored=scored,
         sampled=sampled,
         adapted=adapted,

@@ -177,3 +177,38 @@ def test_a_reward_model_takes_it_too() -> None:
 def test_sizes_without_meaning_are_refused(spec: dict[str, object], said: str) -> None:
     with pytest.raises(ChatloomError, match=said):
         Lora(**spec)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("how", ["block", "selective"])
+def test_activations_that_are_made_again_are_the_same_with_dropout_too(how: str) -> None:
+    def gradients(how: str) -> dict[str, torch.Tensor]:
+        model = with_lora(Lora(targets=("all-linear",), dropout=0.4)).train()
+        model.recompute_blocks(how)  # type: ignore[arg-type]
+        for name, p in model.named_parameters():
+            p.requires_grad_(".lora." in name)
+        torch.manual_seed(5)
+        model(TOKENS).square().sum().backward()
+        return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+    expected, found = gradients("none"), gradients(how)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+
+
+def test_compiled_blocks_with_lora_are_one_graph() -> None:
+    """Each block is the same code with other weights, adapted or not: what is compiled is compiled once."""
+    import torch._dynamo
+
+    model = with_lora(Lora(targets=("all-linear",)))
+    expected = logits(model)
+    graphs = 0
+
+    def count(graph: torch.fx.GraphModule, _inputs: object) -> object:
+        nonlocal graphs
+        graphs += 1
+        return graph.forward
+
+    model._through = torch.compile(model._through, backend=count, fullgraph=True)
+    torch.testing.assert_close(logits(model), expected, atol=1e-5, rtol=1e-4)
+    assert graphs == 1
+    torch._dynamo.reset()

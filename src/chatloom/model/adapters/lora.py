@@ -19,7 +19,10 @@ from chatloom.model.adapters.targets import OUTPUT, Network, Rows, chosen
 
 
 class LowRank(nn.Module):
-    """A [rank, in] and B [rows, rank] of the rows `start` to `stop` of a matrix; `name` is Hugging Face's for them."""
+    """A [rank, in] and B [rows, rank] of the rows `start` to `stop` of a matrix; `name` is Hugging Face's for them.
+
+    `LoraLinear` computes with them, all those of a matrix at once.
+    """
 
     def __init__(self, spec: Lora, rows: Rows, base: nn.Linear, generator: torch.Generator | None) -> None:
         super().__init__()
@@ -31,11 +34,6 @@ class LowRank(nn.Module):
         drawn = torch.empty(spec.rank, base.in_features).uniform_(-bound, bound, generator=generator)
         self.A = nn.Parameter(drawn.to(weight.device, weight.dtype))
         self.B = nn.Parameter(weight.new_zeros(rows.stop - rows.start, spec.rank))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., in] -> what is added to the rows' outputs, [..., rows]."""
-        x = F.dropout(x, self.spec.dropout, self.training)
-        return F.linear(F.linear(x, self.A), self.B) * self.spec.scale
 
     def product(self) -> Tensor:
         """scale * B A [rows, in]: what merging adds to the weights."""
@@ -59,6 +57,11 @@ class LoraLinear(nn.Linear):
         return [low for low in self.lora.values() if isinstance(low, LowRank)]
 
     @property
+    def drops(self) -> bool:
+        """Whether training draws numbers here."""
+        return any(low.spec.dropout > 0 for low in self.lows)
+
+    @property
     def merged(self) -> bool:
         """Whether the updates are in the weights now."""
         return bool(self._originals)
@@ -68,15 +71,20 @@ class LoraLinear(nn.Linear):
         y = F.linear(x, self.weight, self.bias)
         if not self.active or self.merged:
             return y
+        lows = self.lows
+        spec = lows[0].spec
+        # One product with all A: x is read once, and gets its gradient once.
+        inner = F.linear(F.dropout(x, spec.dropout, self.training), torch.cat([low.A for low in lows])) * spec.scale
         parts, end = [], 0
-        for low in self.lows:
+        for low, part in zip(lows, inner.split(spec.rank, dim=-1), strict=True):
             if end < low.start:
-                parts.append(y[..., end : low.start])
-            parts.append(y[..., low.start : low.stop] + low(x))
+                parts.append(part.new_zeros(*part.shape[:-1], low.start - end))
+            parts.append(F.linear(part, low.B))
             end = low.stop
         if end < self.out_features:
-            parts.append(y[..., end:])
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+            parts.append(inner.new_zeros(*inner.shape[:-1], self.out_features - end))
+        # Not in place: y may be kept for the backward pass instead of being computed again.
+        return y + (parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1))
 
     def effective_weight(self) -> Tensor:
         """W with every update added, [out, in]; differentiable. W itself when merged or switched off."""
@@ -157,7 +165,7 @@ def has_lora(network: nn.Module) -> bool:
 
 def drops(network: nn.Module) -> bool:
     """Whether an adapter has dropout, so that its training draws numbers."""
-    return any(low.spec.dropout > 0 for _, layer in lora_layers(network) for low in layer.lows)
+    return any(layer.drops for _, layer in lora_layers(network))
 
 
 def merge(network: nn.Module) -> None:
