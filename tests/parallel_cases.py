@@ -7,6 +7,7 @@ Every case trains the same model for the same steps twice: by one plain process,
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -17,10 +18,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from chatloom.model import weight_files
 from chatloom.model.config import TransformerConfig
 from chatloom.model.heads import RewardModel
 from chatloom.model.transformer import Transformer
@@ -28,14 +31,17 @@ from chatloom.objectives.preference import PreferenceLoss
 from chatloom.stages.dpo import DpoLoss
 from chatloom.stages.reward import RankingLoss, RewardSettings
 from chatloom.tokens.packing import Batch, Segment, pack
+from chatloom.training.loop import fit
 from chatloom.training.next_token_loss import NextTokenLoss
 from chatloom.training.optimizers import ScheduledOptimizer
 from chatloom.training.parallel.gradients import local
 from chatloom.training.parallel.settings import ParallelSettings
 from chatloom.training.parallel.shares import item_shares
-from chatloom.training.parallel.team import Team
+from chatloom.training.parallel.team import Released, Team
 from chatloom.training.parallel.world import disconnect
-from chatloom.training.settings import OptimizerSettings
+from chatloom.training.saving import Run
+from chatloom.training.session import go_on_alone
+from chatloom.training.settings import LoopSettings, OptimizerSettings
 from chatloom.training.trainer import Trainer
 
 CONFIG = TransformerConfig(
@@ -197,10 +203,61 @@ def compared(
     return result
 
 
+class Poisoned:
+    """A language-model loss that is no number at some steps, on the last process alone."""
+
+    def __init__(self, model: nn.Module, rank: int) -> None:
+        self.loss, self.rank, self.step = NextTokenLoss(model), rank, 0  # type: ignore[arg-type]
+
+    def weight(self, batch: Batch) -> float:
+        return batch.total_weight
+
+    def __call__(self, batch: Batch) -> Any:
+        terms = self.loss(batch)
+        if self.rank == 1 and self.step in (6, 7, 8):
+            terms.total = terms.total * float("nan")
+        return terms
+
+
+def gone_back() -> dict[str, Any]:
+    """A run of `fit` whose loss is no number for three steps, and what each process then thinks of the step count."""
+    team = Team.of(ParallelSettings(data="zero1", timeout=20), CPU)
+    folder = Path(sys.argv[1]) / f"gone-back-{team.world.rank}"
+    folder.mkdir()
+    module, _ = language(CONFIG)
+    team.spread({"m": module}, CPU)
+    optimizer = ScheduledOptimizer({"m": module}, {"m": OPTIMIZER}, 20)
+    trainer = Trainer({"m": module}, optimizer, rollbacks=1, rollback_after=3, team=team)
+    objective = Poisoned(module, team.world.rank)
+    seen: list[list[float]] = []
+
+    def unit(index: int) -> dict[str, float]:
+        objective.step = index
+        metrics = trainer.update(micro_batches(groups(index)[team.world.rank :: 2], 2), objective)
+        seen.append([index, trainer.updates, metrics.get("lr", 0.0), metrics.get("loss", 0.0)])
+        return metrics
+
+    run = Run(
+        path=folder,
+        kind="model",
+        identity={"seed": 1},
+        loop=LoopSettings(checkpoint_seconds=1e6),
+        write_model=lambda target: weight_files.write(target / "m.safetensors", module.state_dict()),
+        load_model=lambda source: module.load_state_dict(load_file(source / "m.safetensors")) and None,
+        anchor_every=4,
+        quiet=True,
+    )
+    with contextlib.suppress(Released):
+        fit(run, trainer, 12, unit, label="toy", noun="steps")
+        go_on_alone(trainer)
+    return {"seen": seen, "rolled back to": trainer.rolled_back_to, "skipped": trainer.skipped}
+
+
 CASES: dict[str, Callable[[], Any]] = {
     "replicate": lambda: compared({"data": "replicate"}),
     "replicate ranking": lambda: compared({"data": "replicate"}, ranking),
     "zero1": lambda: compared({"data": "zero1"}),
+    "gone back": gone_back,
     "zero2": lambda: compared({"data": "zero2"}),
     "zero3": lambda: compared({"data": "zero3"}),
     "zero2 recompute": lambda: compared({"data": "zero2"}, recompute="selective"),

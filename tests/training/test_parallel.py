@@ -21,7 +21,7 @@ ALL = (*REPLICATED, *SHARDED, *TENSOR, *PIPELINE)
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if base.name.startswith("popen-") else base) / "two-processes"
-    return results(folder, 2, ALL)
+    return results(folder, 2, (*ALL, "gone back"))
 
 
 @pytest.mark.parametrize("case", ALL)
@@ -71,3 +71,17 @@ def test_each_process_holds_its_share_of_weights_gradients_and_moments(case: str
         for what, share in HELD[case].items():
             held = one["bytes"][what] / whole[what]
             assert held == pytest.approx(share, abs=0.025), (what, held)
+
+
+def test_a_loss_that_is_no_number_on_one_process_takes_both_back_and_on_at_the_same_step(
+    found: dict[str, list[Any]],
+) -> None:
+    first, second = found["gone back"]
+    assert first == second
+    assert first["rolled back to"] == [4]
+    assert first["skipped"] == 3
+    assert [index for index, *_ in first["seen"]] == list(
+        range(12)
+    )  # every unit once, the data that led here not again
+    assert [updates for _, updates, *_ in first["seen"]] == list(range(1, 13))
+    assert len({lr for _, _, lr, _ in first["seen"][9:]}) == 3  # the schedule goes on, too

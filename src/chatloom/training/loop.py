@@ -48,7 +48,7 @@ def fit(
     """
     if not trainer.team.world.leads:
         with _signals() as caught:
-            join_in(trainer, unit, lambda folder: run.load(trainer, folder), caught)
+            join_in(run, trainer, unit, caught)
     checkpoints.sweep(run.path)
     start, remembered = _resume(run, trainer)
     check_room(run, trainer)
@@ -120,9 +120,9 @@ def _roll_back(run: Run, trainer: Trainer, reached: int) -> int:
     for step in run.anchors(before_trouble):
         if step in trainer.rolled_back_to or not checkpoints.is_sound(run.path, step):
             continue
-        updates, skipped, earlier = trainer.updates, trainer.skipped, trainer.rolled_back_to
-        run.load(trainer, checkpoints.folder_of(run.path, step))
-        trainer.gone_back(step, updates=updates, skipped=skipped, earlier=earlier)
+        folder = checkpoints.folder_of(run.path, step)
+        trainer.team.tell("back", (step, str(folder)))
+        run.go_back(trainer, step, folder)
         say(f"weights and optimizer are those after step {step} again; the data of the steps since are not read again")
         return step
     raise trainer.gives_up(f"there is no checkpoint from before step {before_trouble + 1} to go back to")
@@ -134,6 +134,7 @@ def _resume(run: Run, trainer: Trainer) -> tuple[int, Mapping[str, Any]]:
     if found is None:
         return 0, {}
     step, folder = found
+    trainer.team.tell("load", str(folder))
     remembered = run.load(trainer, folder)
     if not run.quiet:
         say(f"resuming after step {step}")

@@ -56,8 +56,7 @@ class Run:
         return State(values, {**own.tensors, **extra.tensors})
 
     def load(self, trainer: Trainer, folder: Path) -> Mapping[str, Any]:
-        """Put back a checkpoint, or the finished stage's last state; returns what saving remembers. Collective."""
-        trainer.team.tell("load", str(folder))
+        """Put back a checkpoint, or the finished stage's last state; returns what saving remembers."""
         state = checkpoints.read_state(folder)
         with trainer.team.filling():
             self.load_model(folder)
@@ -65,6 +64,12 @@ class Run:
         self.load_extra(State(state.values["extra"], state.tensors))
         saving: Mapping[str, Any] = state.values["saving"]
         return saving
+
+    def go_back(self, trainer: Trainer, step: int, folder: Path) -> None:
+        """Put back the checkpoint of a step; the count of steps goes on from where it is."""
+        updates, skipped, earlier = trainer.updates, trainer.skipped, trainer.rolled_back_to
+        self.load(trainer, folder)
+        trainer.gone_back(step, updates=updates, skipped=skipped, earlier=earlier)
 
     def anchors(self, until: int) -> list[int]:
         """Steps of the checkpoints up to a step that a rollback may go back to, newest first."""

@@ -122,12 +122,12 @@ def train(
     _recompute(trainer, loop)
     done = context.path / DONE
     if done.is_file():
-        _go_on_alone(trainer)
+        go_on_alone(trainer)
         run.load(trainer, context.path)
     else:
         with _advice_on_memory():
             kept = fit(run, trainer, total, unit, label=context.name, noun=noun).kept
-        own = _go_on_alone(trainer)
+        own = go_on_alone(trainer)
         last = finish()
         _write_result(run, own)
         for file in context.path.rglob("*.safetensors"):
@@ -166,7 +166,7 @@ def _advice_on_memory() -> Iterator[None]:
         ) from error
 
 
-def _go_on_alone(trainer: Trainer) -> State:
+def go_on_alone(trainer: Trainer) -> State:
     """The last state of a trainer whose other processes are let go; its modules are whole from now on."""
     trainer.team.tell("end")
     state = trainer.state()
