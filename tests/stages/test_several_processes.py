@@ -109,6 +109,43 @@ def test_a_lost_process_ends_the_other_and_one_alone_goes_on_from_what_both_had_
     assert rows[-1]["loss"] == pytest.approx(rows_of(whole.path)[-1]["loss"], rel=1e-4)
 
 
+PLANTED = """
+import sys
+from chatloom.cli import main
+from chatloom.training.anomalies import Finding, Watch
+calls = 0
+def judge(self, values):
+    global calls
+    calls += 1
+    return Finding("planted", 99.0) if 13 <= calls <= 15 else None
+Watch.judge = judge
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("data", ["zero1", "zero3"])
+def test_all_processes_go_back_to_a_checkpoint_together_and_on_from_the_same_step(
+    data: str, world: World, tmp_path: Path
+) -> None:
+    ends = []
+    for n in (1, 2):
+        out = tmp_path / f"on-{n}"
+        given = command(
+            world, "pretrain", out, anomalies={"rollback_every": 5}, loop={"parallel": {"data": data}} if n > 1 else {}
+        )
+        processes = start(n, [sys.executable, "-c", PLANTED, *given[3:]])
+        texts = ends_of(processes)
+        assert [process.returncode for process in processes] == [0] * n, "\n".join(texts)
+        ends.append(artifact.load(out, verify=True))
+    alone, both = ends
+    assert [row["step"] for row in rows_of(both.path) if "rolled_back_to" in row] == [15]
+    assert both.metrics["rollbacks"] == 1
+    # Another rate or another step on one of them would show in weights and moments.
+    assert apart(both.path, alone.path) < 1e-5
+    for ours, theirs in zip(rows_of(both.path), rows_of(alone.path), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4)
+
+
 def test_a_signal_to_one_process_stops_and_saves_all(world: World, tmp_path: Path) -> None:
     out = tmp_path / "stopped"
     processes = start(2, command(world, "pretrain", out, epochs=40, loop={"checkpoint_seconds": 1e6}))

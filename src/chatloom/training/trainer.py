@@ -229,6 +229,7 @@ class Trainer:
             except Exception as error:  # a description that fails must not end what it only describes
                 rows = [{"error": f"could not be described: {error}"}]
             found += rows if n < len(chosen) else []
+        self.team.let_go()
         world = self.team.world
         return [row for rows in world.gather(found if world.tensor.place == 0 else []) for row in rows]
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from chatloom.errors import ChatloomError
@@ -269,6 +270,13 @@ class Team:
             for made in self.spreads.values():
                 stack.enter_context(made.filling())
             yield
+
+    def let_go(self) -> None:
+        """Give up gathered weights, which a forward pass without a backward one leaves behind."""
+        for made in self.spreads.values():
+            for part in made.module.modules():
+                if isinstance(part, FSDPModule):
+                    part.reshard()
 
     def release(self) -> None:
         """The first process's modules are whole from now on, and it goes on alone. Collective.
