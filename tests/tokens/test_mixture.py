@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatloom.tokens.mixture import Mixture, Row, Source, interleave, interleaved_before
+from chatloom.tokens.mixture import Mixture, Source, interleave, interleaved_before
 from chatloom.tokens.order import Order
 from chatloom.tokens.packing_index import PackingIndex
 
@@ -106,22 +106,6 @@ def test_a_run_goes_on_from_every_place_as_if_it_had_never_stopped(
     again = mixture(stages)
     assert again.rows(place, 10_000) == whole[place:]
     assert [row for position in range(len(whole)) for row in again.rows(position, 1)] == whole
-
-
-@settings(max_examples=40, deadline=None)
-@given(stages=STAGES, batch_rows=st.integers(1, 9), world_size=st.integers(1, 5))
-def test_readers_together_read_the_same_sequence_whatever_their_number(
-    stages: list[tuple[int, ...]], batch_rows: int, world_size: int
-) -> None:
-    whole = mixture(stages).rows(0, 10_000)
-    readers = [mixture(stages) for _ in range(world_size)]
-    found: list[Row] = []
-    for step in range(readers[0].n_steps(batch_rows)):
-        parts = [reader.step(step, batch_rows, rank, world_size) for rank, reader in enumerate(readers)]
-        size = sum(map(len, parts))
-        assert size == batch_rows or step == readers[0].n_steps(batch_rows) - 1
-        found += [parts[i % world_size][i // world_size] for i in range(size)]
-    assert found == whole
 
 
 @settings(max_examples=40, deadline=None)

@@ -118,14 +118,6 @@ class Mixture:
             start = last
         return found
 
-    def step(self, step: int, batch_rows: int, rank: int = 0, world_size: int = 1) -> list[Row]:
-        """The rows of an optimizer step that one of `world_size` readers reads: of all of them, every so many-eth."""
-        return self.rows(step * batch_rows, batch_rows)[rank::world_size]
-
-    def n_steps(self, batch_rows: int) -> int:
-        """Optimizer steps of the run; the last may hold fewer rows."""
-        return -(-self.n_rows // batch_rows)
-
     def pieces(self, row: Row) -> list[Piece]:
         """What lies in a row."""
         return self.source(row.source).pieces(row.row)
