@@ -21,11 +21,17 @@ from xml.etree.ElementTree import Element, parse
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "soak.md"
-FILES = {"faults": "test_faults_*.py", "kills": "test_kills.py", "disks": "test_training_disks.py"}
+FILES = {
+    "faults": "test_faults_*.py",
+    "kills": "test_kills.py",
+    "disks": "test_training_disks.py",
+    "parallel": "test_parallel_*.py",
+}
 TITLES = {
     "faults": "Faults of the corpus chapter",
     "kills": "Kills of the training stages",
     "disks": "Full disks under training",
+    "parallel": "Training on several processes",
 }
 PACKAGES = ("torch", "pyarrow", "tokenizers", "ray")
 LONGEST = 220

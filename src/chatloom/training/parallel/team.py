@@ -26,11 +26,12 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from chatloom.errors import ChatloomError
+from chatloom.progress import say
 from chatloom.tokens.packing import Batch
 from chatloom.training.parallel import pipeline, tensor
 from chatloom.training.parallel.gradients import local, squares, sum_gradients, sum_over
 from chatloom.training.parallel.layout import Spread, hollow
-from chatloom.training.parallel.schedules import order
+from chatloom.training.parallel.schedules import idle_share, order
 from chatloom.training.parallel.settings import ParallelSettings
 from chatloom.training.parallel.sharded import Owners, shard
 from chatloom.training.parallel.shares import nothing_of
@@ -39,6 +40,9 @@ from chatloom.training.parallel.world import ALONE, World, answering, join
 if TYPE_CHECKING:
     from chatloom.training.optimizers import ScheduledOptimizer
     from chatloom.training.trainer import Objective, Terms
+
+
+TOO_IDLE = 0.25  # share of the time from which a pipeline's waiting is told
 
 
 class Released(Exception):
@@ -55,6 +59,7 @@ class Team:
     owners: Owners | None = None
     device: torch.device | str = "cpu"
     pipe: pipeline.Pipe | None = None
+    warned: bool = False
 
     @classmethod
     def of(cls, settings: ParallelSettings, device: torch.device) -> Team:
@@ -209,6 +214,13 @@ class Team:
             return terms.total / weight
 
         axis = self.world.pipeline
+        idle = idle_share(axis.size, len(batches))
+        if idle > TOO_IDLE and not self.warned:
+            self.warned = True
+            say(
+                f"a pipeline of {axis.size} with micro-batches in steps of {len(batches)} idles for {idle:.0%} of the "
+                "time; a smaller loop.micro_batch_tokens gives it more of them"
+            )
         pipe.run(order(self.settings.schedule, axis.place, axis.size, len(batches)), batches, forward, dtype)
         return found
 
