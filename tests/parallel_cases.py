@@ -111,6 +111,8 @@ def steps_of(
 ) -> dict[str, Any]:
     """Train; on the first process: losses, norms, the first gradient, final weights and moments, all whole."""
     module, objective = make(config)
+    if isinstance(objective, NextTokenLoss):
+        objective.reduce = team.reduce
     team.spread({"m": module}, CPU)
     if how:
         getattr(module, "body", module).recompute_blocks(how, hooked=team.sharded)
@@ -123,7 +125,7 @@ def steps_of(
         mine = item_shares(sizes, team.world.data.size)[team.world.data.place]
         # Not as many micro-batches on every process.
         batches = micro_batches([everything[i] for i in mine], 2 + team.world.data.place)
-        watched = Watched(module, objective)
+        watched = Watched(module, objective) if not config.n_experts else objective
         metrics = trainer.update(batches, watched)
         found["losses"].append(metrics["loss"])
         found["norms"].append(metrics["grad_norm"])
@@ -132,7 +134,7 @@ def steps_of(
             gradients = {n: p.grad for n, p in module.named_parameters() if p.grad is not None}
             found["gradient"] = team.spreads["m"].whole(gradients) if team.spreads else dict(gradients)
             found["gradient"] = {name: value.clone() for name, value in found["gradient"].items()}
-            found["bytes"] = {"gradients": size(gradients.values()), "weights in use": watched.most}
+            found["bytes"] = {"gradients": size(gradients.values()), "weights in use": getattr(watched, "most", 0)}
     found["bytes"]["weights"] = size(module.parameters())
     moments = optimizer.tensors()
     found["bytes"]["optimizer"] = size(value for name, value in moments.items() if "exp_avg" in name)
@@ -262,6 +264,8 @@ CASES: dict[str, Callable[[], Any]] = {
     "zero3": lambda: compared({"data": "zero3"}),
     "zero2 recompute": lambda: compared({"data": "zero2"}, recompute="selective"),
     "zero3 recompute": lambda: compared({"data": "zero3"}, recompute="block"),
+    "replicate experts": lambda: compared({"data": "replicate"}, n_experts=4, router_balance=0.1),
+    "zero3 experts": lambda: compared({"data": "zero3"}, n_experts=4, router_balance=0.1),
     "tensor recompute": lambda: compared({"tensor": 2}, recompute="block"),
     "zero3 untied": lambda: compared({"data": "zero3"}, tie_embeddings=False),
     "zero3 ranking": lambda: compared({"data": "zero3"}, ranking),

@@ -11,7 +11,7 @@ import pytest
 from parallel_processes import results
 
 REPLICATED = ("replicate", "replicate ranking", "zero1")
-SHARDED = ("zero2", "zero3", "zero3 recompute", "zero3 untied", "zero3 ranking", "zero3 preference")
+SHARDED = ("zero2", "zero3", "zero3 recompute", "zero3 untied", "zero3 ranking", "zero3 preference", "zero3 experts")
 TENSOR = ("tensor", "tensor preference", "tensor ranking")
 PIPELINE = ("gpipe", "1f1b", "pipeline untied", "pipeline ranking", "pipeline preference")
 ALL = (*REPLICATED, *SHARDED, *TENSOR, *PIPELINE)
