@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from toy_run import Toy
 
 from chatloom.errors import ChatloomError
@@ -19,6 +20,7 @@ from chatloom.progress import progress
 from chatloom.training import checkpoints, loop
 from chatloom.training.metrics import read_metrics
 from chatloom.training.session import resolve_device, summarise
+from chatloom.training.settings import LoopSettings
 
 
 def test_units_are_done_once_each_in_order(tmp_path: Path) -> None:
@@ -134,3 +136,8 @@ def test_devices_are_found_or_refused() -> None:
     for name in ("gpu", "meta", "cuda:x"):
         with pytest.raises(ChatloomError, match=f"`{name}`"):
             resolve_device(name)
+
+
+@pytest.mark.parametrize(("written", "meant"), [("on", "on"), ("off", "off"), ("auto", "auto"), ('"on"', "on")])
+def test_yamls_words_for_true_and_false_are_taken_for_on_and_off(written: str, meant: str) -> None:
+    assert LoopSettings.parse(yaml.safe_load(f"compile: {written}")).compile == meant

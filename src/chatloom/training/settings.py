@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from chatloom.settings import Settings, runtime
 from chatloom.training.parallel.settings import ParallelSettings
@@ -113,3 +113,9 @@ class LoopSettings(Settings):
     )
     max_skips: int = runtime(5, ge=0, description="stop after this many skipped steps in a row")
     parallel: ParallelSettings = runtime(ParallelSettings(), description="how several processes share it out")
+
+    @field_validator("compile", mode="before")
+    @classmethod
+    def _yaml_words(cls, value: Any) -> Any:
+        """YAML reads `on` and `off` as true and false."""
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
