@@ -225,6 +225,39 @@ PANELS: dict[str, Panel] = {
         "tokens/s",
         smooth=0.9,
     ),
+    "mfu": Panel(
+        "Use of the processor · 算力利用率",
+        "Share of the rate that matrix products reached on this device when the run began (MFU). Above 1 the device "
+        "was busy with something else then.",
+        smooth=0.9,
+    ),
+    "data_wait": Panel(
+        "Waiting for data · 等待数据",
+        "Share of a step's time that was spent waiting for the next rows. Near 0 reading is not what holds it up.",
+        smooth=0.9,
+    ),
+    "memory": Panel(
+        "Memory · 内存", "Most bytes held at once so far, on the GPU where there is one. It should soon stand still."
+    ),
+    "loss_share": Panel(
+        "Tokens with loss · 计入损失的比例",
+        "Share of the tokens read that the model is trained to predict: all but the first of each piece in language "
+        "modelling, the target alone in denoising.",
+        smooth=0.9,
+    ),
+    "expert_balance": Panel(
+        "Balance of experts · 专家均衡",
+        "1 where all experts are chosen equally often, as many as there are experts where one takes everything.",
+        smooth=0.9,
+    ),
+    "router_z": Panel(
+        "Router z-loss · 路由 z 损失", "Mean square of the routers' log-normaliser; it should stay small.", smooth=0.9
+    ),
+    "dropped_tokens": Panel(
+        "Dropped choices · 被丢弃的选择",
+        "Share of choices of an expert that had no place left. Large for long, raise `expert_capacity`.",
+        smooth=0.9,
+    ),
 }
 ALIASES = {"lr": "learning_rate", "gradient_norm": "grad_norm"}
 # Recorded for other readers than the eye.
