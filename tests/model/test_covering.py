@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from chatloom.errors import ChatloomError
+from chatloom.generation.kv_cache import KVCache
 from chatloom.model.combinations import COMBINATIONS
 from chatloom.model.config import TransformerConfig
 from chatloom.model.huggingface import load_model, save_model
@@ -131,6 +132,29 @@ def test_every_pair_of_choices_trains_a_step(row: dict[int, int]) -> None:
             assert parameter.grad.isfinite().all(), name
             parameter.sub_(0.02 * parameter.grad)
     assert 0 < evaluated() < before, config
+
+
+@pytest.mark.parametrize("row", ROWS, ids=range(len(ROWS)))
+def test_every_pair_of_choices_reads_a_text_alike_packed_alone_and_by_a_cache(row: dict[int, int]) -> None:
+    model = Transformer(config_of(row), generator=torch.Generator().manual_seed(0)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # attention is far from even then
+            parameter.mul_(4.0 if parameter.dim() > 1 else 1.0)
+    packed = batch()
+    with torch.inference_mode():
+        together = model.over(packed)
+        for number in range(packed.n_segments):
+            line, start, end = (int(t[number]) for t in (packed.segment_row, packed.segment_start, packed.segment_end))
+            text = packed.tokens[line : line + 1, start : end + 1]
+            marks = None if packed.prefix is None else packed.prefix[line : line + 1, start : end + 1]
+            prefix = marks if model.config.prefix_decoder else None
+            alone = model(text, prefix=prefix)
+            torch.testing.assert_close(together[line, start : end + 1], alone[0], atol=2e-4, rtol=1e-3)
+            read = max(int(prefix.sum()), 1) if prefix is not None else 2
+            cache = KVCache.empty(model.config, 1, text.shape[1])
+            parts = [model(text[:, :read], cache=cache)]
+            parts += [model(text[:, n : n + 1], cache=cache) for n in range(read, text.shape[1])]
+            torch.testing.assert_close(torch.cat(parts, 1), alone, atol=2e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=range(len(ROWS)))
