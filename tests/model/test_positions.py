@@ -173,3 +173,32 @@ def test_without_positions_only_the_causal_order_is_left() -> None:
 def test_positions_without_a_table_go_on_beyond_the_context(positions: str) -> None:
     model = Transformer(replace(CONFIG, positions=positions, max_positions=12 if positions != "xpos" else 64))
     assert model(TOKENS.repeat(1, 4)).isfinite().all()
+
+
+@pytest.mark.parametrize("positions", ["rope", "xpos"])
+def test_a_text_further_on_is_read_alike(positions: str) -> None:
+    """Only distances count, in the whole decoder: every place moved by as much changes nothing."""
+    model = Transformer(replace(CONFIG, positions=positions), generator=torch.Generator().manual_seed(0))
+    moved = torch.arange(12)[None] + 40
+    torch.testing.assert_close(model(TOKENS), model(TOKENS, moved), atol=1e-4, rtol=1e-4)
+    far = torch.arange(12)[None] * 4
+    assert (model(TOKENS) - model(TOKENS, far)).abs().max() > 1e-2
+
+
+def test_sinusoids_are_added_to_embeddings_times_the_root_of_the_width() -> None:
+    """Vaswani et al. 2017, 3.4 and 3.5."""
+    model = Transformer(replace(CONFIG, positions="sinusoidal"))
+    found = model._embed(TOKENS, torch.arange(12)[None])
+    expected = math.sqrt(32) * model.embedding.weight[TOKENS] + sinusoids(torch.arange(12)[None], 32)
+    torch.testing.assert_close(found, expected)
+
+
+def test_in_attention_xpos_shrinks_queries_and_stretches_keys() -> None:
+    attention = Transformer(replace(CONFIG, positions="xpos")).layers[0].attention
+    positions = torch.tensor([[300]])
+    cos, sin = RotaryTable(8, 512, 10000.0)(positions, torch.float32)
+    scale = xpos_scales(positions, 8, torch.float32)
+    heads = torch.randn(1, 1, 6, 8, generator=torch.Generator().manual_seed(0))
+    plain, scaled = attention._turn(heads, (cos, sin)), attention._turn(heads, (cos, sin, scale))
+    torch.testing.assert_close(scaled[:, :, :4], plain[:, :, :4] * scale)
+    torch.testing.assert_close(scaled[:, :, 4:], plain[:, :, 4:] / scale)
