@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from crashing import crashing
 from kill_child import LOOP, content, in_this_process, metrics_of
 from safetensors.torch import load_file
 from toys import FACTS, World, question
@@ -53,29 +52,6 @@ def logits(model: Any) -> torch.Tensor:
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
-
-
-class Crash(Exception):
-    """Stands for the death of the process."""
-
-
-@contextmanager
-def crashing(monkeypatch: pytest.MonkeyPatch, updates: int) -> Iterator[None]:
-    """The run dies when it begins its next optimizer step after `updates` of them."""
-    done = 0
-    update = Trainer.update
-
-    def counted(self: Trainer, *args: Any) -> dict[str, float]:
-        nonlocal done
-        if done == updates:
-            raise Crash
-        done += 1
-        return update(self, *args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "update", counted)
-        with pytest.raises(Crash):
-            yield
 
 
 # --- what comes out -----------------------------------------------------------------------------------------------

@@ -6,12 +6,11 @@ import errno
 import os
 import shutil
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from crashing import crashing
 from kill_child import LOOP, SETTINGS, content, in_child, in_this_process, metrics_of
 from safetensors.torch import load_file
 from toys import World
@@ -25,29 +24,6 @@ from chatloom.training import checkpoints
 from chatloom.training.checkpoints import State
 from chatloom.training.optimizers import ScheduledOptimizer
 from chatloom.training.trainer import Trainer
-
-
-class Crash(Exception):
-    """Stands for the death of the process: nothing catches it, nothing is cleaned up."""
-
-
-@contextmanager
-def crashing(monkeypatch: pytest.MonkeyPatch, updates: int) -> Iterator[None]:
-    """The run dies when it begins its next optimizer step after `updates` of them."""
-    done = 0
-    update = Trainer.update
-
-    def counted(self: Trainer, *args: Any) -> dict[str, float]:
-        nonlocal done
-        if done == updates:
-            raise Crash
-        done += 1
-        return update(self, *args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "update", counted)
-        with pytest.raises(Crash):
-            yield
 
 
 def half_done(
